@@ -1,0 +1,234 @@
+"""
+GPT-2 that can think without words (Coconut, "Chain of Continuous Thought", Hao et al. 2024, arXiv 2412.06769).
+
+Everything the method needs is here: the GPT-2 of OpenAI, a KV cache, and the latent loop that feeds the last hidden
+state back as the next input embedding. There is nothing to run in this file; read it top to bottom. In the shapes,
+    B  rows of a batch            P  tokens of the prefix (question <bot>)      V  vocabulary size
+    T  positions in one pass      N  thoughts of the row that has most          C  n_embd = nh * hs
+    K  positions in the cache     S  tokens of the suffix (<eot> steps answer)  nh, hs  heads and their size
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+
+@dataclass
+class GPTConfig:
+    """The defaults are OpenAI's smallest GPT-2 (124M parameters)."""
+
+    n_layer: int = 12
+    n_head: int = 12
+    n_embd: int = 768
+    block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
+    vocab_size: int = 50257
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.n_embd % self.n_head:
+            raise ValueError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
+
+
+class KVCache:
+    """Keys and values of all positions read so far, for each layer, and which of those positions are real.
+
+    A position is real unless it is padding, or a thought that the row does not have. Whatever is not real is never
+    attended to and takes up no position number: this is why rows of different length can share a batch.
+    `size` is the number of positions that will be read altogether.
+    """
+
+    def __init__(self, n_layer, size):
+        self.size = size
+        self.k, self.v = [None] * n_layer, [None] * n_layer  # each (B, nh, K, hs)
+        self.real = None  # (B, K) bool
+
+    def append(self, layer, k, v):
+        """Add the keys and values (B, nh, T, hs) of the positions being read; returns all of them (B, nh, K, hs)."""
+        if torch.is_grad_enabled():  # autograd needs the old tensors as they were: copy instead of writing into them
+            if self.k[layer] is not None:
+                k, v = torch.cat((self.k[layer], k), 2), torch.cat((self.v[layer], v), 2)
+            self.k[layer], self.v[layer] = k, v
+            return k, v
+        if self.k[layer] is None:
+            shape = (k.size(0), k.size(1), self.size, k.size(3))
+            self.k[layer], self.v[layer] = k.new_empty(shape), v.new_empty(shape)
+        end = self.real.size(1)  # GPT.read has already counted the positions being read
+        self.k[layer][:, :, end - k.size(2) : end] = k
+        self.v[layer][:, :, end - v.size(2) : end] = v
+        return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
+
+
+class CausalSelfAttention(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
+        self.c_proj = nn.Linear(config.n_embd, config.n_embd)
+
+    def forward(self, x, cache, mask):
+        B, T, C = x.shape
+        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        k, v = cache.append(self.layer, k, v)  # (B, nh, K, hs)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+        y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
+        return F.dropout(self.c_proj(y), self.dropout, self.training)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
+        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
+
+    def forward(self, x):
+        x = F.gelu(self.c_fc(x), approximate="tanh")  # OpenAI's GELU; the exact one would change pretrained outputs
+        return F.dropout(self.c_proj(x), self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config, layer):
+        super().__init__()
+        self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.attn = CausalSelfAttention(config, layer)
+        self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cache, mask):
+        x = x + self.attn(self.ln_1(x), cache, mask)
+        return x + self.mlp(self.ln_2(x))
+
+
+class GPT(nn.Module):
+    """GPT-2 with OpenAI's parameter names. The output head is the token embedding itself (tied), so it has no name."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.wte = nn.Embedding(config.vocab_size, config.n_embd)
+        self.wpe = nn.Embedding(config.block_size, config.n_embd)
+        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02)
+
+    def head(self, h):
+        """Hidden states (..., C) -> logits over the next token (..., V)."""
+        return F.linear(h, self.wte.weight)
+
+    def read(self, x, real, cache):
+        """Read input embeddings x (B, T, C) as the continuation of what the cache holds.
+
+        real (B, T) bool says which of them count. The first call's rows are right-padded, with at least one real
+        position each. Returns the hidden states after ln_f, (B, T, C); where not real they mean nothing.
+        """
+        T, past = x.size(1), cache.real
+        K = T if past is None else past.size(1) + T
+        cache.real = real if past is None else torch.cat((past, real), 1)  # (B, K)
+        position = cache.real.cumsum(1)[:, K - T :] - 1  # the row's own count of real positions
+        x = x + self.wpe(position.clamp(min=0))
+        x = F.dropout(x, self.config.dropout, self.training)
+        mask = None  # at first, causal attention is enough: right padding comes after everything real
+        if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
+            causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
+            mask = (causal & cache.real[:, None, :])[:, None]  # (B, 1, T, K)
+        for block in self.h:
+            x = block(x, cache, mask)
+        return self.ln_f(x)
+
+    def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real, room=0):
+        """The method: read the prefix, think, read the suffix. Shapes as in forward; room: positions read later on.
+
+        Returns
+        - the thoughts that were fed back, (B, N, C), of which the first n_b are row b's;
+        - the hidden states (B, S+1, C) that predict suffix[:, 0], suffix[:, 1], ..., and what follows the suffix;
+        - the cache, for going on.
+        """
+        B, P = prefix.shape
+        row = torch.arange(B, device=prefix.device)
+        n = torch.as_tensor(n_thoughts, device=prefix.device).expand(B)  # (B,)
+        N = int(n.max())
+        cache = KVCache(self.config.n_layer, size=P + N + suffix.size(1) + room)
+        h = self.read(self.wte(prefix), torch.arange(P, device=prefix.device) < prefix_len[:, None], cache)
+        states = [h[row, prefix_len - 1]]  # (B, C), the last real position of each row
+        for i in range(N - 1):
+            h = self.read(states[-1][:, None], (i < n)[:, None], cache)  # the hidden state *is* the next input
+            states.append(h[:, 0])
+        x, real = self.wte(suffix), suffix_real
+        if N > 0:  # the last thought shares the suffix's pass, so that N thoughts cost N + 1 passes
+            x = torch.cat((states[-1][:, None], x), 1)
+            real = torch.cat(((N - 1 < n)[:, None], real), 1)
+        h = self.read(x, real, cache) if x.size(1) else x  # (B, S+1, C), or (B, S, C) if N = 0
+        if N > 0:
+            states.append(h[:, 0])
+            h = h[:, 1:]
+        states = torch.stack(states, 1)  # (B, N+1, C): what follows the prefix, thought 1, ..., thought N
+        return states[:, :N], torch.cat((states[row, n][:, None], h), 1), cache
+
+    def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):
+        """Three segments in, loss out (paper section 3).
+
+        prefix      (B, P) int64, right-padded: what is read before thinking; prefix_len (B,) its lengths, each >= 1
+        n_thoughts  int or (B,) int64: continuous thoughts of each row; 0 is a plain GPT-2
+        suffix      (B, S) int64, right-padded: what follows the thoughts
+        labels      (B, S) int64: the token that suffix[:, j] should have been predicted as, -100 where not scored
+        Returns (logits, loss). Without labels: logits (B, S, V), logits[:, j] predicting suffix[:, j] from all before
+        it, and None. With labels: logits of the scored positions only, in row-major order, (number scored, V), and
+        the mean cross-entropy over them, in nats per token. A row longer than block_size raises IndexError.
+        """
+        if labels is None:
+            suffix_real = torch.ones_like(suffix, dtype=torch.bool)
+        else:  # whatever comes after the last scored token is padding: nothing that is scored can see it
+            suffix_real = (labels != -100).flip(1).cumsum(1).flip(1) > 0
+        _, h, _ = self.think(prefix, prefix_len, n_thoughts, suffix, suffix_real)
+        h = h[:, :-1]  # (B, S, C): what follows the suffix is not asked for
+        if labels is None:
+            return self.head(h), None
+        scored = labels != -100
+        logits = self.head(h[scored])  # the head is the widest matrix of all: use it only where it is needed
+        return logits, F.cross_entropy(logits, labels[scored])
+
+    @torch.no_grad()
+    def generate(self, prefix, prefix_len, n_thoughts, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None,
+                 eos=None, return_thoughts=False):  # fmt: skip
+        """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
+
+        temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
+        drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
+        when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
+        places after a row's end; with return_thoughts also the thoughts that were fed back, (B, N, C), of which the
+        first n_b are row b's.
+        """
+        if suffix is None:
+            suffix = prefix[:, :0]
+        suffix_real = torch.ones_like(suffix, dtype=torch.bool)
+        thoughts, h, cache = self.think(prefix, prefix_len, n_thoughts, suffix, suffix_real, room=max_new_tokens)
+        h = h[:, -1]  # (B, C)
+        ended = torch.zeros(prefix.size(0), dtype=torch.bool, device=prefix.device)
+        tokens = []
+        for _ in range(max_new_tokens):
+            logits = self.head(h)  # (B, V)
+            if temperature == 0:
+                token = logits.argmax(-1)
+            else:
+                if top_k is not None:
+                    least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+                    logits = logits.masked_fill(logits < least, -math.inf)
+                token = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+            token = torch.where(ended, 0 if eos is None else eos, token)
+            tokens.append(token)
+            ended = ended | (cache.real.sum(1) >= self.config.block_size)
+            if eos is not None:
+                ended = ended | (token == eos)
+            if ended.all() or len(tokens) == max_new_tokens:
+                break
+            h = self.read(self.wte(token)[:, None], ~ended[:, None], cache)[:, 0]
+        tokens = torch.stack(tokens, 1) if tokens else prefix[:, :0]
+        return (tokens, thoughts) if return_thoughts else tokens
