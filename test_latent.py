@@ -5,15 +5,26 @@ Each test names the mistake that it would catch. `naive_*` is the slow truth: on
 attention by hand, the whole sequence computed again for every thought.
 """
 
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import data
+import sample
+import train
+from config import TrainConfig, UserError, cli
 from model import GPT, GPTConfig, KVCache
 
 VOCAB, BLOCK = 23, 40
+torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
+os.environ["OMP_NUM_THREADS"] = "1"  # also in the commands that tests run
 
 
 def tiny(dtype=torch.float64, seed=0, n_layer=2, **kwargs):
@@ -234,3 +245,274 @@ def test_reads_past_block_size_are_refused():
     assert model(*batch(fits, extra_padding=20))[1].isfinite()
     with pytest.raises(IndexError):
         model(*batch([([1] * 30, 5, [2] * 6, [2] * 6)]))
+
+
+# ---------------------------------------------------------------- data
+
+
+PROBLEM = {"question": "a b", "steps": ["c", "d e", "f"], "answer": "g"}
+FORMATS = dict(question_format=" {}", step_format=" {}", answer_format=" = {}")
+
+
+def words(**settings):
+    """(cfg, tokenizer, the problem in tokens) for the problem above."""
+    cfg = TrainConfig(tokenizer="words", **{**FORMATS, "max_latent_stage": 2, **settings})
+    tok = data.make_tokenizer("words", data.find_pieces([PROBLEM], cfg))
+    return cfg, tok, data.encode(PROBLEM, cfg, tok)
+
+
+@pytest.mark.parametrize(
+    "settings, stage, expected",
+    [  # prefix | number of thoughts | suffix; tokens in [] are not scored
+        ({}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({}, 1, " a b <bot> | 1 | [<eot>] d e f = g <eos>"),
+        ({}, 2, " a b <bot> | 2 | [<eot>] f = g <eos>"),
+        ({}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),  # the final stage: no step left, no more thoughts
+        ({"c_thought": 2}, 2, " a b <bot> | 4 | [<eot>] f = g <eos>"),
+        ({"max_latent_stage": 5}, 4, " a b <bot> | 3 | [<eot>] = g <eos>"),  # a problem shorter than the stage
+        ({"max_latent_stage": 5, "pad_latent_to_max": True}, 4, " a b <bot> | 4 | [<eot>] = g <eos>"),
+        ({"markers": "bot"}, 1, " a b <bot> | 1 | d e f = g <eos>"),
+        ({"markers": "none"}, 1, " a b | 1 | d e f = g <eos>"),
+        ({"remove_from": "back"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({"remove_from": "back"}, 1, " a b c d e <bot> | 1 | [<eot>] = g <eos>"),
+        ({"remove_from": "back"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        ({"method": "pause_as_thought"}, 2, " a b <bot> <pause> <pause> | 0 | [<eot>] f = g <eos>"),
+        ({"method": "cot"}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "no_cot"}, 3, " a b | 0 | = g <eos>"),
+    ],
+)
+def test_segments(settings, stage, expected):
+    """Catches any error in what a method shows and scores at a stage."""
+    cfg, tok, problem = words(**settings)
+    prefix, n, suffix, labels = data.segments(problem, stage, cfg, tok)
+    scored = "".join(
+        tok.decode([t]) if t == label else f" [{tok.decode([t]).strip()}]" for t, label in zip(suffix, labels)
+    )
+    text = f"{tok.decode(prefix)} | {n} |{scored}"
+    for token, name in ((data.BOT, "<bot>"), (data.EOT, "<eot>"), (data.PAUSE, "<pause>"), (data.EOS, "<eos>")):
+        text = text.replace(token, " " + name).replace("[ ", "[")
+    assert text == expected
+    assert all(label in (token, -100) for token, label in zip(suffix, labels))
+
+
+def test_peek_scores_the_place_before_eot_with_what_comes_after_it():
+    cfg, tok, problem = words(peek=True)
+    _, _, suffix, labels = data.segments(problem, 1, cfg, tok)
+    assert labels[0] == suffix[1] and labels[1:] == suffix[1:]
+    assert data.split(problem, 1, cfg, tok)[2] == suffix[:1]  # and <eot> is still what the model is given
+
+
+def test_stages_of_each_method():
+    """Catches a final stage that is forgotten (steps remain) or superfluous (none do)."""
+    for method, longest, expected in (
+        ("coconut", 2, [0, 1, 2]), ("coconut", 3, [0, 1, 2, 3]), ("pause_as_thought", 3, [0, 1, 2, 3]),
+        ("cot", 3, [0]), ("no_cot", 3, [3]),
+    ):  # fmt: skip
+        problem = data.Problem([1], [[2]] * longest, [3])
+        assert data.stages(TrainConfig(method=method, max_latent_stage=2), [problem])[0] == expected
+
+
+@pytest.mark.parametrize("kind", ["words", "chars", "gpt2"])
+def test_tokenizers_give_back_any_text_and_control_tokens_stay_text(kind):
+    """Catches text lost between words, and a user's "<|latent|>" that becomes a control token."""
+    try:
+        tok = data.make_tokenizer(kind, [" every", " rempus", "é", ".", "<"])
+    except UserError:
+        pytest.skip("GPT-2's vocabulary is neither cached nor can it be downloaded")
+    for text in ("every rempus. 12\n\n+ é  \t<|latent|> 猫🙂<|endoftext|>", " ", ""):
+        tokens = tok.encode_ordinary(text)
+        assert tok.decode(tokens) == text
+        assert all(t < tok.n_vocab - 4 for t in tokens)
+    ids = [tok.encode_single_token(name) for name in data.SPECIALS]
+    assert ids == list(range(tok.n_vocab - 4, tok.n_vocab)) and (kind != "gpt2" or ids[0] == 50256)
+
+
+def test_a_word_is_one_token_wherever_it_stands():
+    """Catches formats in which the node of a step is another token than the same node in the question."""
+    cfg, tok, problem = words()
+    assert [len(x) for x in (problem.question, *problem.steps, problem.answer)] == [2, 1, 2, 1, 3]
+    assert data.encode({"question": "g", "steps": [], "answer": "a"}, cfg, tok).question == problem.answer[1:2]
+
+
+def test_order_depends_on_seed_stage_and_epoch_alone():
+    """Catches a global random state, lost or doubled examples, and a wrong share or range of mixed stages."""
+    problems, cfg = [data.Problem([1], [[2]] * 3, [3])] * 2000, TrainConfig(uniform_prob=0.4)
+    order = data.epoch_order(problems, 2, 5, cfg)
+    torch.manual_seed(5)
+    assert order == data.epoch_order(problems, 2, 5, cfg)
+    assert sorted(i for i, _ in order) == list(range(2000))
+    others = [(3, 5, cfg), (2, 6, cfg), (2, 5, TrainConfig(uniform_prob=0.4, seed=2))]
+    assert all([i for i, _ in order] != [i for i, _ in data.epoch_order(problems, *other)] for other in others)
+    share = [sum(stage == s for _, stage in order) / 2000 for s in range(4)]
+    assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
+
+
+def test_read_answer():
+    cfg = TrainConfig()
+    for text, answer in (
+        ("<<1+1=2>>\n### 2", "2"),
+        ("### 1\n### Tom is a cat. ", "Tom is a cat."),
+        ("2", None),
+        ("###", ""),
+    ):
+        assert data.read_answer(text, cfg) == answer
+
+
+# ---------------------------------------------------------------- training
+
+
+def test_micro_batches_do_not_change_the_step():
+    """Catches a mean of means: the micro-batches hold different numbers of scored tokens."""
+    weights = []
+    for size in (0, 1, 2, 3):
+        model = tiny()
+        cfg = TrainConfig(micro_batch_size=size, grad_clip=0.5)
+        loss = train.train_step(model, torch.optim.SGD(model.parameters(), lr=1.0), some_rows(), cfg)
+        weights.append(torch.cat([loss[None], *(p.flatten() for p in model.parameters())]))
+        assert_close(weights[-1], weights[0], 1e-10)
+    assert (weights[0][1:] - torch.cat([p.flatten() for p in tiny().parameters()])).abs().max() > 1e-3
+
+
+def test_learning_rate():
+    """Catches warm-up that starts at zero or never ends, decay that misses its end, and stages mixed up."""
+    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=0.1)
+    rates = [train.learning_rate(cfg, 0, step, 104) for step in range(105)]
+    assert 0 < rates[0] < rates[3] < 1 == rates[4] > rates[5]
+    assert rates[54] == pytest.approx(0.55) and rates[104] == pytest.approx(0.1)
+    assert train.learning_rate(cfg, 1, 4, 104) == train.learning_rate(cfg, 7, 4, 104) == 0.5
+    assert train.learning_rate(TrainConfig(lr=(0.3,)), 2, 77, 99) == 0.3
+
+
+TINY = (
+    "--data_dir=data --n_layer=1 --n_head=2 --n_embd=16 --device=cpu --eval_every=5 --log_every=5 --dropout=0.1".split()
+)
+
+
+def command(cwd, script, *args, **kwargs):
+    """Run one of the project's scripts in cwd as a user would."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), script)
+    return subprocess.run([sys.executable, path, *args], cwd=cwd, capture_output=True, text=True, timeout=100, **kwargs)
+
+
+def hops_flags():
+    formats = [f"--{name}={value}" for name, value in FORMATS.items()]
+    return [*TINY, *formats, "--max_latent_stage=2", "--steps=20", "--batch_size=8", "--peek"]
+
+
+def test_prepare_train_sample_as_a_user_would(tmp_path):
+    """Catches whatever falls between the parts."""
+    sizes = ["--train=200", "--valid=20", "--test=30", "--hops=3", "--nodes=7", "--out_dir=data"]
+    assert command(tmp_path, "prepare_hops.py", *sizes).returncode == 0
+    files = {name: data.load_json(tmp_path / "data" / f"{name}.json") for name in ("train", "valid", "test")}
+    assert [len(problems) for problems in files.values()] == [200, 20, 30]
+    for p in sum(files.values(), []):
+        *arrows, (_, node) = [pair.split() for pair in p["question"].split(", ")]
+        for step in p["steps"]:
+            assert [node, step] in arrows
+            node = step
+        assert p["answer"] == node and len(p["steps"]) == 3
+
+    trained = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
+    assert trained.returncode == 0, trained.stderr
+    assert "stage 3 of 3: 2 continuous thoughts" in trained.stdout and "test accuracy" in trained.stdout
+    progress = [line for line in trained.stdout.splitlines() if "ms/step" in line]
+    assert len(progress) == 16 and max(map(len, progress)) <= 120
+    log = [line.split() for line in (tmp_path / "out/run/log.txt").read_text().splitlines()]
+    assert all(len(line) == 3 for line in log)
+    assert [(int(step), float(value)) for step, stream, value in log if stream == "stage"] == [
+        (0, 0), (20, 1), (40, 2), (60, 3)]  # fmt: skip
+    assert {stream for _, stream, _ in log} >= {"train/loss", "valid/accuracy", "valid/tokens", "test/accuracy"}
+
+    sampled = command(tmp_path, "sample.py", "--count=2")  # the latest run, as many thoughts as trained
+    assert sampled.stdout.count("question") == 2 and sampled.stdout.count("thought 2") == 2, sampled.stderr
+    sampled = command(tmp_path, "sample.py", "--out_dir=out/run", "--question", "a b, b a, start a", "--latent", "5")
+    assert "thought 5" in sampled.stdout and "WARNING" in sampled.stdout
+    again = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
+    assert again.returncode == 2 and "--resume" in again.stderr and "--overwrite" in again.stderr
+
+
+def test_interrupted_and_resumed_equals_never_stopped(tmp_path):
+    """Catches whatever is missing from the checkpoint: moments, data position, random state, best score, log."""
+    assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
+    flags = [*hops_flags(), "--uniform_prob=0.3", "--reset_optimizer=epoch"]
+    assert command(tmp_path, "train.py", *flags, "--out_dir=whole").returncode == 0
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")
+    argv = [sys.executable, "-u", script, *flags, "--out_dir=parts"]
+    with subprocess.Popen(argv, cwd=tmp_path, text=True, stdout=subprocess.PIPE) as p:
+        for line in p.stdout:
+            if line.startswith("stage 1  ") and "step    10/" in line:
+                p.send_signal(signal.SIGINT)
+                break
+        rest = p.stdout.read()
+    assert p.returncode == 130 and "to go on: python train.py" in rest and "--resume" in rest
+    stopped = train.load_checkpoint(tmp_path / "parts/ckpt.pt")[3]["at"]
+    assert stopped["index"] == 1 and 10 <= stopped["step"] < 20
+    assert command(tmp_path, "train.py", *flags, "--out_dir=parts", "--resume").returncode == 0
+
+    whole, parts = (torch.load(tmp_path / name / "ckpt.pt") for name in ("whole", "parts"))
+    assert whole["model"].keys() == parts["model"].keys()
+    assert all(torch.equal(whole["model"][name], parts["model"][name]) for name in whole["model"])
+    assert (tmp_path / "whole/log.txt").read_text() == (tmp_path / "parts/log.txt").read_text()
+
+
+# ---------------------------------------------------------------- bad input: one line that helps, exit code 2
+
+
+def fails(main, argv, capsys, monkeypatch):
+    """The one line that a script ends with."""
+    monkeypatch.setattr(sys, "argv", ["script", *argv])
+    with pytest.raises(SystemExit) as e:
+        cli(main)
+    err = capsys.readouterr().err
+    assert e.value.code == 2 and err.startswith("error: ") and err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--batchsize=3"], ["batchsize", "did you mean batch_size?"]),
+        (["--batch_size=lots"], ["batch_size", "'lots'", "int"]),
+        (["--batch_size=2.5"], ["batch_size", "2.5", "int"]),
+        (["--lr"], ["--lr", "missing"]),
+        (["--lr=1e-3,high"], ["lr", "float"]),
+        (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
+        (["--peek=maybe"], ["peek", "maybe", "bool"]),
+        (["--steps=0"], ["steps", "at least 1"]),
+        (["configs/nothing.py"], ["configs/nothing.py", "no such config file"]),
+        (["typo.py"], ["typo.py, line 2", "batch_sise", "did you mean batch_size?"]),
+        (["code.py"], ["code.py, line 1", "name = value"]),
+        (["broken.py"], ["broken.py", "line 1"]),
+        (["typed.py"], ["typed.py, line 1", "n_layer", "int"]),
+        (["--data_dir=nowhere"], ["nowhere/train.json", "no such file"]),
+        (["--data_dir=broken"], ["broken/train.json", "not JSON", "line 2 column 13"]),
+        (["--data_dir=keyless"], ["keyless/train.json", "example 1", "'answer'"]),
+        (["--data_dir=mistyped"], ["mistyped/train.json", "example 0", "'steps'"]),
+        (["--data_dir=empty"], ["empty/train.json", "not empty"]),
+        (["--data_dir=long"], ["long/train.json", "example 1", "82 + 0 + 11 positions", "block_size is 64"]),
+        (["--data_dir=good", "--n_head=3"], ["n_embd=128", "n_head=3"]),
+        (["--resume", "--data_dir=good"], ["out/hops/ckpt.pt", "no such checkpoint"]),
+    ],
+)
+def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "typo.py": '"""A config."""\nbatch_sise = 3\n', "code.py": "import os\n", "broken.py": "lr = = 3\n",
+        "typed.py": "n_layer = 'two'\n",
+        "broken/train.json": '[{"question": "",\n  "steps": [}]',
+        "keyless/train.json": json.dumps([PROBLEM, {"question": "q", "steps": []}]),
+        "mistyped/train.json": json.dumps([{**PROBLEM, "steps": ["a", 1]}]), "empty/train.json": "[]",
+        "long/train.json": json.dumps([PROBLEM, {**PROBLEM, "question": "a" + " a" * 79}]),
+        **{f"good/{split}.json": json.dumps([PROBLEM]) for split in ("train", "valid", "test")},
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    error = fails(train.main, argv, capsys, monkeypatch)
+    assert all(part in error for part in parts), error
+
+
+def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no checkpoint" in fails(sample.main, [], capsys, monkeypatch)
+    (tmp_path / "ckpt.pt").write_text("not a checkpoint")
+    assert "ckpt.pt: not a checkpoint" in fails(sample.main, ["--out_dir=."], capsys, monkeypatch)
