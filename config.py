@@ -26,6 +26,8 @@ def option(default, doc, choices=(), least=None):
 
 @dataclass
 class TrainConfig:
+    """Where a setting may have several values, each belongs to one stage, and the last one to all further stages."""
+
     # data
     data_dir: str = option("data/hops", "folder with train.json, valid.json and test.json")
     tokenizer: str = option("words", "gpt2, or one made from the training data", ("gpt2", "words", "chars"))
@@ -37,7 +39,9 @@ class TrainConfig:
     c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0)
     max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", least=0)
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
-    uniform_prob: float = option(0.0, "chance that an example is trained at a random stage (stage mixing)", least=0.0)
+    uniform_prob: tuple[float, ...] = option(
+        (0.0,), "chance of a random stage for an example, in each stage", least=0.0
+    )
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
@@ -47,7 +51,7 @@ class TrainConfig:
     n_embd: int = option(128, "width", least=1)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
     dropout: float = option(0.0, "dropout", least=0.0)
-    # optimisation; where there are several values, each belongs to one stage, and the last to all further stages
+    # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
     steps: tuple[int, ...] = option((), "length of each stage in optimizer steps, instead of epochs", least=1)
     master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: fixed length", least=0.0)

@@ -153,6 +153,11 @@ def stages(cfg, problems):
     return {"cot": [0], "no_cot": [last + 1]}.get(cfg.method, curriculum), len(curriculum)
 
 
+def of_stage(values, stage):
+    """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
+    return values[min(stage, len(values) - 1)]
+
+
 PLAIN = ("cot", "no_cot")  # methods without thoughts or anything in their place
 
 
@@ -172,6 +177,7 @@ def split(problem, stage, cfg, tok):
     In stage k the first k steps (remove_from="back": the last k) give way to k * c_thought thoughts. A problem of
     fewer steps gets fewer thoughts, unless pad_latent_to_max. Past max_latent_stage all steps go.
     """
+    stage = {"cot": 0, "no_cot": cfg.max_latent_stage + 1}.get(cfg.method, stage)
     n_steps = len(problem.steps)
     removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
     replaced = min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
@@ -211,11 +217,11 @@ def load(path, cfg, tok):
 def epoch_order(problems, stage, epoch, cfg):
     """The problems of one epoch in their order, as a list of (index, stage): a function of (seed, stage, epoch) alone.
 
-    Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps.
+    Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps instead.
     """
     rng = np.random.default_rng((cfg.seed, stage, epoch))
     order = rng.permutation(len(problems)).tolist()
-    mixed, where = rng.random(len(problems)) < cfg.uniform_prob, rng.random(len(problems))
+    mixed, where = rng.random(len(problems)) < of_stage(cfg.uniform_prob, stage), rng.random(len(problems))
     return [(i, int(where[i] * (len(problems[i].steps) + 1)) if mixed[i] else stage) for i in order]
 
 

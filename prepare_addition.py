@@ -22,7 +22,7 @@ class AdditionConfig:
     min_digits: int = option(2, "fewest digits of a number", least=1)
     max_digits: int = option(4, "most digits of a number", least=1)
     train: int = option(200_000, "number of training problems", least=1)
-    valid: int = option(500, "number of validation problems", least=1)
+    valid: int = option(1_000, "number of validation problems", least=1)
     test: int = option(1_000, "number of test problems", least=1)
     out_dir: str = option("data/addition", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)

@@ -1,10 +1,10 @@
 """
 Make the quick start's data: follow arrows from node to node.
 
-Ten nodes stand in one random circle of arrows. The arrows are listed in random order ("e c": from e to c), then comes
-the node to start from. Where do four hops lead?
+Ten nodes stand in one random circle of arrows. The arrows are listed in random order, as pairs of nodes ("e c" is an
+arrow from e to c), then comes the node to start from. Where do four hops lead?
 
-    {"question": "e c, b i, c g, g h, a j, i f, d b, h a, j d, f e, start c",
+    {"question": "e c b i c g g h a j i f d b h a j d f e start c",
      "steps": ["g", "h", "a", "j"], "answer": "j"}
 
 One arrow is easy to look up. Four of them at once are not: a small GPT that has to answer right away stays at chance.
@@ -26,7 +26,7 @@ class HopsConfig:
     nodes: int = option(10, "nodes in the circle, at most 26", least=2)
     hops: int = option(4, "arrows to follow", least=1)
     train: int = option(50_000, "number of training problems", least=1)
-    valid: int = option(500, "number of validation problems", least=1)
+    valid: int = option(1_000, "number of validation problems", least=1)
     test: int = option(1_000, "number of test problems", least=1)
     out_dir: str = option("data/hops", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)
@@ -39,7 +39,7 @@ def make_problem(rng, n_nodes, n_hops):
     arrows = [f"{a} {b}" for a, b in zip(circle, circle[1:] + circle[:1])]
     rng.shuffle(arrows)
     steps = [circle[i % n_nodes] for i in range(1, n_hops + 1)]
-    question = f"{', '.join(arrows)}, start {circle[0]}"
+    question = f"{' '.join(arrows)} start {circle[0]}"
     return {"question": question, "steps": steps, "answer": steps[-1]}, "".join(circle)
 
 

@@ -3,7 +3,7 @@ Ask a trained model, and look into its thoughts: for each, its norm and the toke
 
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py --latent=0                            # the same model, not allowed to think
-    python sample.py --question="a b b c c a a" --latent=8
+    python sample.py --question="a b b c c a start a" --latent=8
     python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10
 """
 

@@ -58,17 +58,12 @@ def evaluate(model, problems, stage, cfg, tok):
 # ---------------------------------------------------------------- one step
 
 
-def of_stage(values, index):
-    """The value for the stage with this index; the last one given holds for all further stages."""
-    return values[min(index, len(values) - 1)]
-
-
 def learning_rate(cfg, index, step, n_steps):
     """Linear warm-up, then cosine decay from the stage's lr to min_lr_ratio of it (by default 1: no decay)."""
     warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
     done = max(0, step - cfg.warmup_steps) / max(1, n_steps - cfg.warmup_steps)
     decay = cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
-    return of_stage(cfg.lr, index) * warmup * decay
+    return data.of_stage(cfg.lr, index) * warmup * decay
 
 
 def new_optimizer(model, cfg):
@@ -144,7 +139,7 @@ class Run:
         self.epoch_steps = math.ceil(len(self.problems["train"]) / cfg.batch_size)
         self.plan, n_stages = data.stages(cfg, self.problems["train"])
         lengths = cfg.steps or [epochs * self.epoch_steps for epochs in cfg.epochs]
-        lengths = [of_stage(lengths, index) for index in range(n_stages)]
+        lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
 
         torch.manual_seed(cfg.seed)
