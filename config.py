@@ -8,6 +8,7 @@ A config file is plain assignments (`lr = 1e-4`) that are read, never executed. 
 import ast
 import dataclasses
 import difflib
+import math
 import os
 import sys
 import types
@@ -19,9 +20,9 @@ class UserError(ValueError):
     """Something that the user can put right. cli() prints it in one line and exits with code 2."""
 
 
-def option(default, doc, choices=(), least=None):
-    """A field with its line of --help, the values it may have, and the least of them."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "least": least})
+def option(default, doc, choices=(), least=-math.inf, most=math.inf):
+    """A field with its line of --help and the values that it may have: some, or from least to most."""
+    return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "range": (least, most)})
 
 
 @dataclass
@@ -50,19 +51,19 @@ class TrainConfig:
     n_head: int = option(4, "attention heads", least=1)
     n_embd: int = option(128, "width", least=1)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
-    dropout: float = option(0.0, "dropout", least=0.0)
+    dropout: float = option(0.0, "dropout", least=0, most=1)
     # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
     steps: tuple[int, ...] = option((), "length of each stage in optimizer steps, instead of epochs", least=1)
-    master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: fixed length", least=0.0)
+    master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", least=0, most=1)
     batch_size: int = option(64, "examples in an optimizer step", least=1)
     micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them", least=0)
-    lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0.0)
+    lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0)
     warmup_steps: int = option(0, "steps of linear warm-up in each stage", least=0)
-    min_lr_ratio: float = option(1.0, "cosine decay to this fraction of lr at the stage's end; 1: none", least=0.0)
-    weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0.0)
-    beta2: float = option(0.999, "AdamW's second beta", least=0.0)
-    grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0.0)
+    min_lr_ratio: float = option(1.0, "cosine decay to this fraction of lr at the stage's end; 1: none", least=0)
+    weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0)
+    beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
+    grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
@@ -72,8 +73,19 @@ class TrainConfig:
     out_dir: str = option("out/hops", "where checkpoints and log.txt go")
     resume: bool = option(False, "go on with the run in out_dir")
     overwrite: bool = option(False, "discard the run in out_dir and start again")
-    seed: int = option(1, "decides the initial weights and the order of the data", least=0)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto takes a GPU if there is one")
+    seed: int = option(1, "decides the initial weights and the order of the data", least=0, most=2**63)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+
+    def __post_init__(self):
+        for name in ("question_format", "step_format", "answer_format"):
+            if getattr(self, name).count("{}") != 1:
+                raise UserError(f"{name} = {getattr(self, name)!r}, expected one {{}} in it, where the text goes")
+        if not self.answer_format.partition("{}")[0].strip():
+            raise UserError(
+                f"answer_format = {self.answer_format!r}, expected a mark before {{}}, to find the answer by"
+            )
+        if self.resume and self.overwrite:
+            raise UserError("--resume and --overwrite: expected one of them")
 
 
 def nearest(name, known):
@@ -105,14 +117,18 @@ def check(cls, name, value, where):
     try:
         value = cast(value, kind)
     except TypeError:
-        kind = typing.get_args(kind)[0] if typing.get_origin(kind) else kind
-        expected = f"expected {kind.__name__}, such as {known[name].default!r}"
-        raise UserError(f"{where}: {name} = {value!r}, {expected}") from None
-    choices, least = known[name].metadata["choices"], known[name].metadata["least"]
+        kind = typing.get_args(kind)[0] if typing.get_origin(kind) or isinstance(kind, types.UnionType) else kind
+        raise UserError(f"{where}: {name} = {value!r}, expected {kind.__name__}") from None
+    choices, (least, most) = known[name].metadata["choices"], known[name].metadata["range"]
     if choices and value not in choices:
         raise UserError(f"{where}: {name} = {value!r}, expected {' or '.join(choices)}{nearest(value, choices)}")
-    if least is not None and any(v < least for v in (value if isinstance(value, tuple) else (value,))):
-        raise UserError(f"{where}: {name} = {value!r}, expected at least {least}")
+    if value == () and known[name].default:
+        raise UserError(f"{where}: {name} = (), expected at least one value")
+    for v in value if isinstance(value, tuple) else (value,):
+        if isinstance(v, (int, float)) and not least <= v <= most:
+            raise UserError(
+                f"{where}: {name} = {value!r}, expected {f'at least {least}' if v < least else f'at most {most}'}"
+            )
     return value
 
 
@@ -182,7 +198,7 @@ def literal(text):
     """The python value that a text on the command line stands for; the text itself if it stands for none."""
     try:
         return {"true": True, "false": False}[text] if text in ("true", "false") else ast.literal_eval(text)
-    except (ValueError, SyntaxError, MemoryError, RecursionError):
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text  # not a number or tuple: check() will say so
 
 
@@ -193,7 +209,7 @@ def cli(main):
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
     except OSError as e:  # disk full, no permission, ...
-        print(f"error: {e.filename or ''}: {e.strerror or e}", file=sys.stderr)
+        print(f"error: {e.filename or 'files'}: {e.strerror or e}", file=sys.stderr)
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         sys.exit(130)

@@ -1,13 +1,16 @@
 """
-From a file of worked problems to batches of three segments, for any stage of the curriculum.
+From a file of worked problems to batches of three segments, for any method and any stage of the curriculum.
 
-A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. Whatever
-the method and the stage, a problem becomes (prefix, n, suffix, labels). Coconut with two steps, one thought per step:
+A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. A problem
+at a stage becomes (prefix, n, suffix, labels). Coconut with two steps, one thought for each:
 
     stage 0    question <bot>    -                  <eot> step1 step2 answer eos
     stage 1    question <bot>    thought            <eot> step2 answer eos
     stage 2    question <bot>    thought thought    <eot> answer eos
-               prefix            n = 0, 1, 2        suffix, all of it scored but <eot>
+               prefix            n = 0, 1, 2        suffix; its labels score everything but <eot>
+
+What the model gets when it has to answer is the prompt (prefix, n, forced); forced is the part of the suffix that is
+given and not written: [<eot>], or nothing.
 """
 
 import json
@@ -23,7 +26,8 @@ from config import UserError
 
 # ---------------------------------------------------------------- tokenizers: tiktoken Encodings, whatever the task
 
-# Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's; <|latent|> is our <pause> as well.
+# Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's. Where a method wants a <pause>
+# token, <|latent|> is it: continuous thoughts need no token of their own here.
 SPECIALS = EOS, BOT, EOT, PAUSE = "<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"
 PATTERNS = {
     "words": r"[^\w\n]?\w+| ?[^\w\s]+|\s",  # a word takes along the one character before it: " is", ">b"
@@ -34,7 +38,7 @@ PATTERNS = {
 def make_tokenizer(kind, pieces=()):
     """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text.
 
-    Text is encoded with encode_ordinary, so that "<|latent|>" in a question remains text.
+    Text is always encoded with encode_ordinary, so that "<|latent|>" in a question remains text.
     """
     if kind == "gpt2":
         try:
@@ -42,8 +46,8 @@ def make_tokenizer(kind, pieces=()):
         except OSError as e:  # requests' errors are OSErrors
             raise UserError(f"cannot download GPT-2's vocabulary (or set TIKTOKEN_CACHE_DIR): {e}") from None
         pattern, ranks = base._pat_str, base._mergeable_ranks
-    else:
-        pattern, ranks = PATTERNS[kind], {bytes([i]): i for i in range(256)}  # unknown pieces are spelt in bytes
+    else:  # what is not among the pieces is spelt in shorter ones, in the end in bytes
+        pattern, ranks = PATTERNS[kind], {bytes([i]): i for i in range(256)}
         for piece in pieces:
             ranks.setdefault(piece.encode(), len(ranks))
     specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
@@ -89,30 +93,11 @@ def load_json(path):
                 raise UserError(f"{path}: example {i}: expected {key!r} to be a {kind.__name__}, found {found}")
         if not all(isinstance(step, str) for step in p["steps"]):
             raise UserError(f"{path}: example {i}: expected each of its 'steps' to be a str")
+        try:
+            "".join((p["question"], *p["steps"], p["answer"])).encode()
+        except UnicodeEncodeError as e:  # JSON can spell half of a character that UTF-8 cannot
+            raise UserError(f"{path}: example {i}: {e.object[e.start]!r} is no character") from None
     return problems
-
-
-def write_splits(cfg, draw):
-    """Write train.json, valid.json and test.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
-
-    draw() -> (problem as a dict, its identity); no identity gets into the files twice, so nothing in test is in train.
-    """
-    os.makedirs(cfg.out_dir, exist_ok=True)
-    seen = set()
-    for name in ("train", "valid", "test"):
-        problems, wanted, misses = [], getattr(cfg, name), 0
-        while len(problems) < wanted:
-            problem, identity = draw()
-            misses = misses + 1 if identity in seen else 0
-            if misses > 10_000:
-                raise UserError(f"only {len(seen):,} different problems of this kind can be found: ask for fewer")
-            if not misses:
-                problems.append(problem)
-            seen.add(identity)
-        path = os.path.join(cfg.out_dir, f"{name}.json")
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(problems, f)
-        print(f"{path}: {wanted:,} problems, such as {problems[0]}")
 
 
 def texts(problem, cfg):
@@ -125,19 +110,69 @@ def texts(problem, cfg):
 def encode(problem, cfg, tok):
     """A dict of a data file as a Problem."""
     question, *steps, answer = [tok.encode_ordinary(text) for text in texts(problem, cfg)]
-    return Problem(question, steps, answer + [tok.eot_token])
+    return Problem(question, steps, answer + [tok.encode_single_token(EOS)])
+
+
+def encode_all(problems, cfg, tok, path):
+    """The dicts of a data file as Problems; UserError for one that cannot be trained on. path: for the message."""
+    encoded = []
+    for i, p in enumerate(problems):
+        encoded.append(problem := encode(p, cfg, tok))
+        if read_answer(texts(p, cfg)[-1], cfg) != p["answer"].strip():
+            mark = cfg.answer_format.partition("{}")[0].strip()
+            raise UserError(f"{path}: example {i}: its answer contains {mark!r}, which marks an answer (answer_format)")
+        if not problem.question:
+            raise UserError(f"{path}: example {i}: its question has no tokens")
+        check_length(problem, cfg, tok, f"{path}: example {i}")
+    return encoded
+
+
+def check_length(problem, cfg, tok, where):
+    """UserError if the problem does not fit into block_size at some stage."""
+    tokens = len(problem.question) + sum(map(len, problem.steps)) + len(problem.answer)
+    if tokens + 2 + cfg.max_latent_stage * cfg.c_thought <= cfg.block_size:
+        return  # not even all thoughts and all steps together would be too long
+    for stage in range(cfg.max_latent_stage + 2):
+        prefix, n, suffix, _ = segments(problem, stage, cfg, tok)
+        if len(prefix) + n + len(suffix) > cfg.block_size:
+            lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
+            raise UserError(f"{where} is too long: {lengths}, but block_size is {cfg.block_size}")
 
 
 def read_answer(text, cfg):
-    """The answer in a generated text: what follows the last mark, such as "### "; None if there is no mark."""
-    mark = cfg.answer_format.partition("{}")[0].strip()
-    _, found, answer = text.rpartition(mark) if mark else ("", True, text)
+    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
+    _, found, answer = text.rpartition(cfg.answer_format.partition("{}")[0].strip())
     return answer.strip() if found else None
 
 
 def right_answer(problem, cfg, tok):
     """What read_answer returns for a correct solution."""
     return read_answer(tok.decode(problem.answer[:-1]), cfg)
+
+
+def write_splits(cfg, draw):
+    """Write {train,valid,test}.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
+
+    draw() -> (problem as a dict, its identity). No identity gets in twice, so that nothing in test is in train. Test
+    comes first: where there are few problems of some kind, it is the training data that runs out of them.
+    """
+    seen, splits = set(), {}
+    for name in ("test", "valid", "train"):
+        splits[name], misses = [], 0
+        while len(splits[name]) < getattr(cfg, name):
+            problem, identity = draw()
+            misses = misses + 1 if identity in seen else 0
+            if misses > 10_000:
+                raise UserError(f"there are only some {len(seen):,} different problems of this kind: ask for fewer")
+            if not misses:
+                seen.add(identity)
+                splits[name].append(problem)
+    os.makedirs(cfg.out_dir, exist_ok=True)
+    for name in ("train", "valid", "test"):
+        path = os.path.join(cfg.out_dir, f"{name}.json")
+        with open(path, "w", encoding="utf-8") as f:
+            json.dump(splits[name], f)
+        print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]}")
 
 
 # ---------------------------------------------------------------- curriculum
@@ -158,13 +193,22 @@ def of_stage(values, stage):
     return values[min(stage, len(values) - 1)]
 
 
-PLAIN = ("cot", "no_cot")  # methods without thoughts or anything in their place
+def count(n_steps, stage, cfg):
+    """(steps that are not written, thoughts in their place) at this stage, of a problem with n_steps.
+
+    Stage k takes away k steps and gives k * c_thought thoughts; where there are fewer steps, fewer thoughts as well,
+    unless pad_latent_to_max.
+    """
+    if cfg.method in ("cot", "no_cot"):
+        return (0 if cfg.method == "cot" else n_steps), 0
+    removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
+    return removed, cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
 
 
-def prompt(question, n, cfg, tok):
-    """What the model is given to answer a question with n thoughts: (prefix, n, forced), as GPT.generate takes them."""
+def make_prompt(question, n, cfg, tok):
+    """What the model is given to answer a question with n thoughts: (prefix, n, forced)."""
     bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
-    if cfg.method in PLAIN:
+    if cfg.method in ("cot", "no_cot"):
         return question, n, []
     prefix = question + [bot] * (cfg.markers != "none")
     forced = [eot] * (cfg.markers == "both")  # thinking ends when we say so: the model is never asked to predict <eot>
@@ -172,43 +216,19 @@ def prompt(question, n, cfg, tok):
 
 
 def split(problem, stage, cfg, tok):
-    """One problem at one stage: (prefix, n, forced) of its prompt, and the tokens that the model should then write.
-
-    In stage k the first k steps (remove_from="back": the last k) give way to k * c_thought thoughts. A problem of
-    fewer steps gets fewer thoughts, unless pad_latent_to_max. Past max_latent_stage all steps go.
-    """
-    stage = {"cot": 0, "no_cot": cfg.max_latent_stage + 1}.get(cfg.method, stage)
-    n_steps = len(problem.steps)
-    removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
-    replaced = min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
+    """One problem at one stage: its prompt (prefix, n, forced), and the tokens that the model should then write."""
+    removed, n = count(len(problem.steps), stage, cfg)
     read, write = [], problem.steps[removed:]
-    if removed and cfg.remove_from == "back":  # the steps that stay come before the thoughts: they are read
-        read, write = problem.steps[: n_steps - removed], []
-    n = 0 if cfg.method in PLAIN else replaced * cfg.c_thought
-    prefix, n, forced = prompt(sum(read, problem.question), n, cfg, tok)
-    return prefix, n, forced, sum(write, []) + problem.answer
+    if removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
+        read, write = problem.steps[: len(problem.steps) - removed], []
+    return make_prompt(sum(read, problem.question), n, cfg, tok), sum(write, []) + problem.answer
 
 
 def segments(problem, stage, cfg, tok):
     """One problem at one stage as (prefix, n, suffix, labels), in lists of tokens: a row of GPT.forward."""
-    prefix, n, forced, written = split(problem, stage, cfg, tok)
+    (prefix, n, forced), written = split(problem, stage, cfg, tok)
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     return prefix, n, forced + written, [written[0] if cfg.peek else -100] * len(forced) + written
-
-
-def load(path, cfg, tok):
-    """The problems of a data file, encoded; UserError for one that is too long at some stage, or is nothing at all."""
-    problems = [encode(p, cfg, tok) for p in load_json(path)]
-    for i, p in enumerate(problems):
-        n_steps = len(p.steps)
-        for stage in range(min(n_steps, cfg.max_latent_stage) + 2):
-            prefix, n, suffix, _ = segments(p, stage, cfg, tok)
-            if len(prefix) + n + len(suffix) > cfg.block_size:
-                lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (question, thoughts, rest) at stage {stage}"
-                raise UserError(f"{path}: example {i} is too long: {lengths}, but block_size is {cfg.block_size}")
-        if not prefix:
-            raise UserError(f"{path}: example {i} has no question")
-    return problems
 
 
 # ---------------------------------------------------------------- batches

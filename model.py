@@ -133,7 +133,7 @@ class GPT(nn.Module):
         K = T if past is None else past.size(1) + T
         cache.real = real if past is None else torch.cat((past, real), 1)  # (B, K)
         position = cache.real.cumsum(1)[:, K - T :] - 1  # the row's own count of real positions
-        x = x + self.wpe(position.clamp(min=0))
+        x = x + self.wpe(position)
         x = F.dropout(x, self.config.dropout, self.training)
         mask = None  # at first, causal attention is enough: right padding comes after everything real
         if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
@@ -181,7 +181,8 @@ class GPT(nn.Module):
         labels      (B, S) int64: the token that suffix[:, j] should have been predicted as, -100 where not scored
         Returns (logits, loss). Without labels: logits (B, S, V), logits[:, j] predicting suffix[:, j] from all before
         it, and None. With labels: logits of the scored positions only, in row-major order, (number scored, V), and
-        the mean cross-entropy over them, in nats per token. A row longer than block_size raises IndexError.
+        the mean cross-entropy over them, in nats per token. A row longer than block_size raises
+        IndexError (on a GPU: a device-side assert).
         """
         if labels is None:
             suffix_real = torch.ones_like(suffix, dtype=torch.bool)

@@ -5,7 +5,7 @@ Make addition problems: two numbers of two to four digits, added as at school, c
 
 A step is the sum of one column with the carry from the column before it: 8+7 = 15, 5+6+1 = 12, 0+9+1 = 10, 0+0+1 = 01.
 Numbers are filled up with zeros, so that a column stands at the same place in every problem. No pair of numbers
-occurs twice, so the test problems are not in the training data.
+occurs twice in the three files, nor swapped.
 
     python prepare_addition.py             # data/addition/{train,valid,test}.json
 """
@@ -13,7 +13,7 @@ occurs twice, so the test problems are not in the training data.
 import random
 from dataclasses import dataclass
 
-from config import cli, option, parse
+from config import UserError, cli, option, parse
 from data import write_splits
 
 
@@ -29,18 +29,20 @@ class AdditionConfig:
 
 
 def make_problem(a, b, width):
-    """The problem of adding a and b, written with `width` digits each, and its identity (a, b)."""
+    """The problem of adding a and b, written with `width` digits each, and its identity."""
     a_text, b_text = f"{a:0{width}}", f"{b:0{width}}"
     steps, carry = [], 0
     for x, y in zip(reversed(a_text), reversed(b_text)):
         column = int(x) + int(y) + carry
         steps.append(f"{column:02}")
         carry = column // 10
-    return {"question": f"{a_text}+{b_text}", "steps": steps, "answer": f"{a + b:0{width + 1}}"}, (a, b)
+    return {"question": f"{a_text}+{b_text}", "steps": steps, "answer": f"{a + b:0{width + 1}}"}, (min(a, b), max(a, b))
 
 
 def main(argv):
     cfg = parse(AdditionConfig, argv, __doc__)
+    if cfg.min_digits > cfg.max_digits:
+        raise UserError(f"--min_digits={cfg.min_digits} is more than --max_digits={cfg.max_digits}")
     rng = random.Random(cfg.seed)
 
     def number():

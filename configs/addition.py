@@ -1,18 +1,25 @@
+"""Addition in the head: carries and all, without writing a column. Run `python prepare_addition.py` first."""
+
 data_dir = "data/addition"
 out_dir = "out/addition"
+
+# no spaces: each character is a token, so that a step ("15": the column's sum) is two
 tokenizer = "chars"
 question_format = "{}="
 step_format = "{}"
 answer_format = "#{}"
-c_thought = 2
-max_latent_stage = 4
-peek = True
-uniform_prob = 0.3
-steps = (3000, 2000, 2000, 2000, 4000)
-master_at = 0.99
+
+max_latent_stage = 4  # four columns
+c_thought = 2  # as many thoughts as a step has tokens: what follows stays at the positions it has been learned at
+uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
+peek = True  # from scratch nothing else tells the first thought what to be about
+
+master_at = 0.99  # see configs/hops.py
+steps = (1500, 1000)
+eval_every = 100
+
 batch_size = 64
-lr = (1e-3,)
+lr = 1e-3
 warmup_steps = 50
 grad_clip = 1.0
-beta2 = 0.99
-eval_every = 100
+beta2 = 0.99  # a memory of 100 steps rather than 1000: stages are short
