@@ -13,6 +13,7 @@ none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (
 import dataclasses
 import math
 import os
+import shlex
 import signal
 import time
 
@@ -25,28 +26,29 @@ from model import GPT, GPTConfig
 # ---------------------------------------------------------------- evaluation
 
 
-def solve(model, prompts, tok, max_new_tokens, batch_size):
+def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
     """Answer prompts (prefix, n, forced) in batches: yields (text, tokens written, thoughts (n, C)) for each."""
+    eos = tok.encode_single_token(data.EOS)
     for start in range(0, len(prompts), batch_size):
-        rows = [(prefix, n, forced, []) for prefix, n, forced in prompts[start : start + batch_size]]
+        rows = [(*prompt, []) for prompt in prompts[start : start + batch_size]]
         prefix, prefix_len, n, forced, _ = data.collate(rows, model.wte.weight.device)
         tokens, thoughts = model.generate(
-            prefix, prefix_len, n, forced, max_new_tokens, eos=tok.eot_token, return_thoughts=True
+            prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
         )
         for row, states, n_row in zip(tokens.tolist(), thoughts, n.tolist()):
-            text = row[: row.index(tok.eot_token)] if tok.eot_token in row else row
-            yield tok.decode(text), len(text) + (len(text) < len(row)), states[:n_row]
+            text = row[: row.index(eos)] if eos in row else row
+            yield tok.decode(text), len(text) + (eos in row), states[:n_row]
 
 
 def evaluate(model, problems, stage, cfg, tok):
     """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
-    model.eval()
     longest = max(sum(map(len, p.steps), len(p.answer)) for p in problems)
-    prompts = [data.split(p, stage, cfg, tok)[:3] for p in problems]
+    prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
+    model.eval()
     solved = list(solve(model, prompts, tok, cfg.max_new_tokens or longest, cfg.eval_batch_size))
     model.train()
     right = [data.read_answer(text, cfg) == data.right_answer(p, cfg, tok) for p, (text, _, _) in zip(problems, solved)]
-    norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # one for each thought of all problems
+    norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
     return {
         "accuracy": sum(right) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
@@ -96,6 +98,16 @@ def train_step(model, optimizer, rows, cfg):
 # ---------------------------------------------------------------- a run: what it has learned, how far it is, its files
 
 
+def pick_device(name):
+    """The name of a device that works here; UserError if it does not."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name)
+    except Exception as e:  # each backend has its own way to say no
+        raise UserError(f"--device={name} does not work here: {str(e).splitlines()[0][:90]}") from None
+    return name
+
+
 def make_model(cfg, tok):
     try:
         return GPT(GPTConfig(cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, tok.n_vocab, cfg.dropout))
@@ -103,13 +115,13 @@ def make_model(cfg, tok):
         raise UserError(e) from None
 
 
-def load_checkpoint(path, device="cpu"):
-    """(model in eval mode, its TrainConfig, its tokenizer, all of the checkpoint) of a file that Run.save wrote."""
+def load_checkpoint(path):
+    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
     try:
-        saved = torch.load(path, map_location=device, weights_only=True)
+        saved = torch.load(path, map_location="cpu", weights_only=True)
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = data.make_tokenizer(cfg.tokenizer, saved["pieces"])
-        model = make_model(cfg, tok).to(device)
+        model = make_model(cfg, tok)
         model.load_state_dict(saved["model"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
@@ -121,76 +133,111 @@ def load_checkpoint(path, device="cpu"):
 
 
 class Run:
-    """A training run. `at` holds how far it has come; with the weights and the optimizer it is all there is to save."""
+    """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
+
+    FREE = {
+        "resume",
+        "overwrite",
+        "out_dir",
+        "device",
+        "log_every",
+        "eval_batch_size",
+    }  # a resumed run may change these
 
     def __init__(self, cfg):
-        self.cfg = cfg
-        self.device = cfg.device if cfg.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+        self.cfg, self.device = cfg, pick_device(cfg.device)
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             raise UserError(f"{self.last} is there from another run: --resume goes on with it, --overwrite discards it")
+        self.load_data()
+        self.make_plan()
+        torch.manual_seed(cfg.seed)
+        self.model = make_model(cfg, self.tok)
+        self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
+        saved = self.load_last() if cfg.resume else {}
+        self.model.to(self.device).train()
+        self.optimizer = new_optimizer(self.model, cfg)
+        if saved:
+            self.optimizer.load_state_dict(saved["optimizer"])
+            torch.set_rng_state(saved["rng"])
+        os.makedirs(cfg.out_dir, exist_ok=True)
+        if cfg.overwrite:
+            for path in (self.last, self.best):
+                if os.path.exists(path):
+                    os.remove(path)
+        self.log_file = open(os.path.join(cfg.out_dir, "log.txt"), "a", encoding="utf-8")  # noqa: SIM115
+        # what an interrupted run logged after its last checkpoint will come again
+        self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
-        paths = {name: os.path.join(cfg.data_dir, f"{name}.json") for name in ("train", "valid", "test")}
-        self.pieces = data.find_pieces(data.load_json(paths["train"]), cfg)
-        self.tok = data.make_tokenizer(cfg.tokenizer, self.pieces)
-        self.problems = {name: data.load(path, cfg, self.tok) for name, path in paths.items()}
+    def load_data(self):
+        paths = {name: os.path.join(self.cfg.data_dir, f"{name}.json") for name in ("train", "valid", "test")}
+        raw = {name: data.load_json(path) for name, path in paths.items()}
+        self.pieces = data.find_pieces(raw["train"], self.cfg)
+        self.tok = data.make_tokenizer(self.cfg.tokenizer, self.pieces)
+        self.problems = {name: data.encode_all(raw[name], self.cfg, self.tok, path) for name, path in paths.items()}
 
-        # the plan: stages, and steps in each; a method without curriculum gets the steps of all stages for its one
-        self.epoch_steps = math.ceil(len(self.problems["train"]) / cfg.batch_size)
-        self.plan, n_stages = data.stages(cfg, self.problems["train"])
-        lengths = cfg.steps or [epochs * self.epoch_steps for epochs in cfg.epochs]
+    def make_plan(self):
+        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one."""
+        self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
+        self.plan, n_stages = data.stages(self.cfg, self.problems["train"])
+        lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
         lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
 
-        torch.manual_seed(cfg.seed)
-        self.at = {"index": 0, "step": 0, "total": 0, "best": -1.0, "valid": {}, "results": [], "seconds": 0.0}
-        self.model = make_model(cfg, self.tok).to(self.device).train()
-        self.optimizer = new_optimizer(self.model, cfg)
-        if cfg.resume:
-            self.model, _, _, saved = load_checkpoint(self.last, self.device)
-            self.optimizer = new_optimizer(self.model.train(), cfg)
-            self.optimizer.load_state_dict(saved["optimizer"])
-            self.at = saved["at"]
-            torch.set_rng_state(saved["rng"].cpu())
-        os.makedirs(cfg.out_dir, exist_ok=True)
-        self.log_file = open(os.path.join(cfg.out_dir, "log.txt"), "a", encoding="utf-8")  # noqa: SIM115
-        self.log_file.truncate(self.at.get("log_size", 0))  # what came after the checkpoint will come again
+    def load_last(self):
+        self.model, saved_cfg, _, saved = load_checkpoint(self.last)
+        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
+        differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in self.FREE and old[k] != new[k]]
+        if saved["pieces"] != self.pieces:
+            differing.append("the training data has other words")
+        if differing:
+            raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
+        self.at = saved["at"]
+        return saved
 
     def log(self, stream, value):
         self.log_file.write(f"{self.at['total']} {stream} {value:.6g}\n")
         self.log_file.flush()
 
-    def save(self, path):
-        """Write beside, then rename: whenever the power goes, there is a whole checkpoint, the old one or the new."""
+    def save(self, path, **more):
+        """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
         self.at["log_size"] = os.path.getsize(self.log_file.name)
         checkpoint = {
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "config": dataclasses.asdict(self.cfg),
             "pieces": self.pieces,
             "stage": self.plan[min(self.at["index"], len(self.plan) - 1)],
             "at": self.at,
-            "rng": torch.get_rng_state(),
         }
-        torch.save(checkpoint, path + ".tmp")
+        torch.save(checkpoint | more, path + ".tmp")
         os.replace(path + ".tmp", path)
+
+    def save_last(self):
+        self.save(self.last, optimizer=self.optimizer.state_dict(), rng=torch.get_rng_state())
+
+    def evaluate(self, stage):
+        """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
+        self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        for name, value in valid.items():
+            self.log(f"valid/{name}", value)
+        if valid["accuracy"] > self.at["best"]:
+            self.at["best"] = valid["accuracy"]
+            self.save(self.best)
 
 
 # ---------------------------------------------------------------- what one sees
 
 
-def describe(cfg, stage):
-    """A stage in words, for someone who watches."""
-    things = "continuous thoughts" if cfg.method == "coconut" else "<pause> tokens"
-    if cfg.method == "cot" or stage == 0:
-        return "every step is written (ordinary chain of thought)"
-    if cfg.method == "no_cot":
-        return "only the answer is written, and nothing is thought before it"
-    n = min(stage, cfg.max_latent_stage) * cfg.c_thought
-    if stage > cfg.max_latent_stage:
-        return f"{n} {things}, and no step is written any more"
-    steps = f"the {'first' if cfg.remove_from == 'front' else 'last'} {f'{stage} steps' if stage > 1 else 'step'}"
-    return f"{n} {things if n > 1 else things[:-1]} in place of {steps}; the remaining steps are written"
+def describe(cfg, stage, n_steps):
+    """A stage in words, for a problem with n_steps."""
+    removed, n = data.count(n_steps, stage, cfg)
+    thought = "continuous thought" if cfg.method == "coconut" else "<pause> token"
+    thoughts = f"{n} {thought}{'s' * (n != 1)} in place of {removed} step{'s' * (removed != 1)}, " if n else ""
+    if removed == n_steps:
+        return thoughts + "nothing is written but the answer"
+    if cfg.remove_from == "back" and removed:
+        return thoughts + f"after {n_steps - removed} given ones"
+    return thoughts + f"{n_steps - removed} steps are written".replace("1 steps are", "1 step is")
 
 
 def duration(seconds):
@@ -198,24 +245,41 @@ def duration(seconds):
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
-def show(run, stage):
+def show_progress(run, stage, loss, lr, ms):
+    at, n_steps = run.at, run.lengths[run.at["index"]]
+    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * ms / 1000
+    valid = "accuracy    -   |thought|   - "
+    if at["valid"]:
+        valid = f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}"
+    print(
+        f"stage {stage}  epoch {(at['step'] - 1) // run.epoch_steps}  step {at['step']:>5}/{n_steps}  loss {loss:.4f}  "
+        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(run.cfg.master_at)}{duration(left)}",
+        flush=True,
+    )
+
+
+def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
     problem = run.problems["valid"][0]
-    prompt = data.split(problem, stage, run.cfg, run.tok)[:3]
+    prompt, _ = data.split(problem, stage, run.cfg, run.tok)
     text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, run.cfg.block_size, 1))
     run.model.train()
     answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
-    print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     thinks = f"thinks {len(thoughts)} times and " if len(thoughts) else ""
+    print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     print(f"  the model {thinks}writes:  {text.strip()}", end="")
     print("   (right)" if answer == right else f"   (wrong: the answer is {right})", flush=True)
 
 
-def print_results(run):
-    print("\nstage  thoughts  tokens written  valid accuracy  training steps   time")
+def show_results(run):
+    print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
+    problems = run.problems["valid"]
     for stage, steps, seconds, valid in run.at["results"]:
-        print(f"{stage:>5}  {valid['thoughts']:>8.1f}  {valid['tokens']:>14.1f}  {valid['accuracy']:>14.1%}", end="")
-        print(f"  {steps:>14}  {duration(seconds):>5}")
+        left = sum(len(p.steps) - data.count(len(p.steps), stage, run.cfg)[0] for p in problems) / len(problems)
+        print(
+            f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
+            f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"
+        )
 
 
 # ---------------------------------------------------------------- the curriculum
@@ -223,59 +287,49 @@ def print_results(run):
 
 def train_stage(run, stop):
     """Train the stage that the run is in, from the step that it is at; returns early if stop() says so."""
-    cfg, at, model = run.cfg, run.at, run.model
-    index, stage, n_steps = at["index"], run.plan[at["index"]], run.lengths[at["index"]]
-    problems, order = run.problems["train"], None
-    print(f"\nstage {index} of {len(run.plan) - 1}: {describe(cfg, stage)}", flush=True)
+    cfg, at, index, problems = run.cfg, run.at, run.at["index"], run.problems["train"]
+    stage, n_steps = run.plan[index], run.lengths[index]
     if at["step"] == 0:
         run.log("stage", stage)
-        at.update(stage_seconds=0.0, best=-1.0, valid={"accuracy": 0.0, "thought_norm": 0.0})
-    began, clock = time.time() - at["stage_seconds"], (time.time(), at["step"])
+        at.update(seconds=0.0, best=-1.0, valid={})
+    print(f"\nstage {stage} of {run.plan[-1]}: {describe(cfg, stage, max(len(p.steps) for p in problems))}", flush=True)
+    order, began, clock = None, time.time() - at["seconds"], (time.time(), at["step"])
 
     while at["index"] == index and not stop():
         epoch, position = divmod(at["step"], run.epoch_steps)
         if order is None or position == 0:
             order = data.epoch_order(problems, stage, epoch, cfg)
         if at["step"] == 0 or (position == 0 and cfg.reset_optimizer == "epoch"):
-            run.optimizer = new_optimizer(model, cfg)
+            run.optimizer = new_optimizer(run.model, cfg)
         lr = learning_rate(cfg, index, at["step"], n_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         chosen = order[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        loss = train_step(model, run.optimizer, [data.segments(problems[i], k, cfg, run.tok) for i, k in chosen], cfg)
+        loss = train_step(
+            run.model, run.optimizer, [data.segments(problems[i], k, cfg, run.tok) for i, k in chosen], cfg
+        )
         at["step"] += 1
         at["total"] += 1
 
-        at["stage_seconds"] = time.time() - began
-        evaluated = at["step"] % (cfg.eval_every or run.epoch_steps) == 0 or at["step"] == n_steps
+        end = at["step"] == n_steps
+        evaluated = end or at["step"] % (cfg.eval_every or run.epoch_steps) == 0
         if evaluated:
-            at["valid"] = evaluate(model, run.problems["valid"], stage, cfg, run.tok)
-            for name, value in at["valid"].items():
-                run.log(f"valid/{name}", value)
-            if at["valid"]["accuracy"] > at["best"]:
-                at["best"] = at["valid"]["accuracy"]
-                run.save(run.best)
+            run.evaluate(stage)
         mastered = evaluated and 0 < cfg.master_at <= at["valid"]["accuracy"]
-        over = mastered or at["step"] == n_steps
-        if at["step"] % cfg.log_every == 0 or over:
+        at["seconds"] = time.time() - began
+        if end or mastered or at["step"] % cfg.log_every == 0:
             run.log("train/loss", loss.item())
             ms = (time.time() - clock[0]) / (at["step"] - clock[1]) * 1000
-            eta = duration((n_steps - at["step"] + sum(run.lengths[index + 1 :])) * ms / 1000)
+            show_progress(run, stage, loss.item(), lr, ms)
             clock = time.time(), at["step"]
-            print(
-                f"stage {index}  epoch {epoch}  step {at['step']:>5}/{n_steps}  loss {loss.item():.4f}  "
-                f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}  "
-                f"lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{eta}",
-                flush=True,
-            )
-        if over:
+        if end or mastered:
             if cfg.master_at and not mastered:
-                print(f"  WARNING: {n_steps} steps were not enough for {cfg.master_at:.0%} accuracy; going on anyway")
-            show(run, stage)
-            at["results"].append((stage, at["step"], at["stage_seconds"], at["valid"]))
+                print(f"  WARNING: {n_steps} steps were not enough for {cfg.master_at:.1%} accuracy; going on anyway")
+            show_answer(run, stage)
+            at["results"].append((stage, at["step"], at["seconds"], at["valid"]))
             at.update(index=index + 1, step=0)
         if evaluated:
-            run.save(run.last)
+            run.save_last()
 
 
 def main(argv):
@@ -295,14 +349,14 @@ def main(argv):
     while run.at["index"] < len(run.plan):
         train_stage(run, stop=lambda: interrupts)
         if interrupts:
-            run.save(run.last)
-            again = " ".join(arg for arg in argv if arg not in ("--resume", "--overwrite"))
-            print(f"saved {run.last}; to go on: python train.py {again} --resume")
+            run.save_last()
+            again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite"))]
+            print(f"saved {run.last}; to go on: python train.py {shlex.join(again)} --resume")
             return 130
-    print_results(run)
+    show_results(run)
 
-    model, _, _, _ = load_checkpoint(run.best, run.device)
-    test = evaluate(model, run.problems["test"], run.plan[-1], cfg, run.tok)
+    run.model = load_checkpoint(run.best)[0].to(run.device)
+    test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
     for name, value in test.items():
         run.log(f"test/{name}", value)
     print(f"\ntest accuracy {test['accuracy']:.1%} on {len(run.problems['test']):,} problems ({run.best})")
