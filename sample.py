@@ -15,18 +15,21 @@ import torch
 
 import data
 from config import UserError, cli, option, parse
-from train import load_checkpoint, solve
+from train import load_checkpoint, pick_device, solve
 
 
 @dataclass
 class SampleConfig:
     out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
-    latent: int | None = option(None, "thoughts before the answer; by default as many as in training", least=0)
+    latent: int | None = option(None, "number of thoughts; by default as many as in training", least=0)
     question: str = option("", "a question to answer")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
     count: int = option(3, "how many of the file's questions", least=1)
     top: int = option(5, "tokens to show for each thought", least=1)
-    device: str = option("cpu", "cpu, cuda, mps, ...")
+    temperature: float = option(0.0, "0 writes the likeliest token each time; above, tokens are drawn", least=0)
+    top_k: int | None = option(None, "draw from the k likeliest tokens only", least=1)
+    seed: int = option(1, "decides what is drawn", least=0, most=2**63)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
 
 def find_checkpoint(out_dir):
@@ -40,43 +43,56 @@ def find_checkpoint(out_dir):
 
 def show_token(tok, token):
     """A token's text on one line, whatever it is."""
-    return (
-        tok.decode_single_token_bytes(token).decode(errors="backslashreplace").strip(" ").replace("\n", "\\n") or "' '"
-    )
+    text = tok.decode_single_token_bytes(token).decode(errors="backslashreplace")
+    return text.strip(" ").replace("\n", "\\n") or "' '"
 
 
+def make_prompts(problems, cfg, tok, stage, latent):
+    """Prompts with as many thoughts as training gave each problem at this stage, or with `latent` thoughts."""
+    prompts = []
+    for p in problems:
+        prompt, _ = data.split(p, stage, cfg, tok)
+        if latent is not None and latent != data.count(len(p.steps), stage, cfg)[1]:
+            print(
+                f"WARNING: training gave this problem {data.count(len(p.steps), stage, cfg)[1]} thoughts, not {latent}"
+            )
+            prompt = data.make_prompt(p.question, latent, cfg, tok)
+        prefix, n, forced = prompt
+        if not prefix or len(prefix) + n + len(forced) > cfg.block_size:
+            lengths = f"{len(prefix)} tokens and {n} thoughts, where {cfg.block_size} fit (block_size)"
+            raise UserError(f"{tok.decode(p.question)[:50]!r} cannot be answered: {lengths}")
+        prompts.append(prompt)
+    return prompts
+
+
+@torch.no_grad()
 def main(argv):
     args = parse(SampleConfig, argv, __doc__)
     path = find_checkpoint(args.out_dir)
-    model, cfg, tok, saved = load_checkpoint(path, args.device)
-    trained = 0 if cfg.method in data.PLAIN else min(saved["stage"], cfg.max_latent_stage) * cfg.c_thought
-    latent = trained if args.latent is None else args.latent
-    print(f"{path}: {cfg.method}, stage {saved['stage']}, trained with {trained} thoughts; now {latent}")
-    if latent != trained:
-        print(f"WARNING: this model has not learned to answer after {latent} thoughts at this stage")
+    model, cfg, tok, saved = load_checkpoint(path)
+    model.to(pick_device(args.device))
+    torch.manual_seed(args.seed)
+    print(f"{path}: {cfg.method}, stage {saved['stage']}")
 
-    if args.question:
-        problems = [{"question": args.question, "steps": [], "answer": ""}]
+    if args.question:  # as if it had as many steps as there are stages
+        problems = [{"question": args.question, "steps": [""] * (cfg.max_latent_stage + 1), "answer": ""}]
     else:
         problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
-    prompts = [data.prompt(data.encode(p, cfg, tok).question, latent, cfg, tok) for p in problems]
-    for p, (prefix, n, forced) in zip(problems, prompts):
-        if not prefix or len(prefix) + n + len(forced) > cfg.block_size:
-            lengths = f"{len(prefix)} tokens and {n} thoughts in {cfg.block_size} positions"
-            raise UserError(f"{p['question'][:60]!r} cannot be answered: {lengths} (block_size)")
-
-    for p, (text, _, thoughts) in zip(problems, solve(model, prompts, tok, cfg.block_size, cfg.eval_batch_size)):
-        print(f"\nquestion   {p['question']}")
+    problems = [data.encode(p, cfg, tok) for p in problems]
+    prompts = make_prompts(problems, cfg, tok, saved["stage"], args.latent)
+    sampling = {"temperature": args.temperature, "top_k": args.top_k}
+    solved = solve(model, prompts, tok, cfg.block_size, cfg.eval_batch_size, **sampling)
+    for problem, (text, _, thoughts) in zip(problems, solved):
+        print(f"\nquestion    {tok.decode(problem.question).strip()}")
         chances = model.head(thoughts).softmax(-1).topk(min(args.top, tok.n_vocab))
         for i, thought in enumerate(thoughts):
             tokens = zip(chances.indices[i].tolist(), chances.values[i].tolist())
             shown = "  ".join(f"{show_token(tok, token)} {chance:.1%}" for token, chance in tokens)
-            print(f"thought {i + 1:<2} norm {thought.norm():5.1f}   {shown}")
-        answer = data.read_answer(text, cfg)
-        verdict = "" if not p["answer"] else "   (right)" if answer == p["answer"] else f"   (wrong: {p['answer']})"
-        print(f"writes     {text.strip()}{verdict}")
+            print(f"thought {i + 1:<3} norm {thought.norm():5.1f}   {shown}")
+        right = data.right_answer(problem, cfg, tok)
+        verdict = "(right)" if data.read_answer(text, cfg) == right else f"(wrong: {right})"
+        print(f"writes      {text.strip()}   {verdict if right else ''}")
 
 
 if __name__ == "__main__":
-    with torch.no_grad():
-        cli(main)
+    cli(main)
