@@ -13,54 +13,20 @@ What the model gets when it has to answer is the prompt (prefix, n, forced); for
 given and not written: [<eot>], or nothing.
 """
 
+import hashlib
 import json
 import os
 import re
+import time
+import zipfile
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
-import tiktoken
 import torch
 
 from config import UserError
-
-# ---------------------------------------------------------------- tokenizers: tiktoken Encodings, whatever the task
-
-# Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's. Where a method wants a <pause>
-# token, <|latent|> is it: continuous thoughts need no token of their own here.
-SPECIALS = EOS, BOT, EOT, PAUSE = "<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"
-PATTERNS = {
-    "words": r"[^\w\n]?\w+| ?[^\w\s]+|\s",  # a word takes along the one character before it: " is", ">b"
-    "chars": r"[\s\S]",
-}
-
-
-def make_tokenizer(kind, pieces=()):
-    """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text.
-
-    Text is always encoded with encode_ordinary, so that "<|latent|>" in a question remains text.
-    """
-    if kind == "gpt2":
-        try:
-            base = tiktoken.get_encoding("gpt2")
-        except OSError as e:  # requests' errors are OSErrors
-            raise UserError(f"cannot download GPT-2's vocabulary (or set TIKTOKEN_CACHE_DIR): {e}") from None
-        pattern, ranks = base._pat_str, base._mergeable_ranks
-    else:  # what is not among the pieces is spelt in shorter ones, in the end in bytes
-        pattern, ranks = PATTERNS[kind], {bytes([i]): i for i in range(256)}
-        for piece in pieces:
-            ranks.setdefault(piece.encode(), len(ranks))
-    specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
-    return tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
-
-
-def find_pieces(problems, cfg):
-    """The words (or characters) that a file's problems are made of, sorted; GPT-2 brings its own."""
-    if cfg.tokenizer == "gpt2":
-        return []
-    pattern = re.compile(PATTERNS[cfg.tokenizer])
-    return sorted({piece for p in problems for text in texts(p, cfg) for piece in pattern.findall(text)})
-
+from tokenizer import BOT, EOS, EOT, PATTERNS, PAUSE
 
 # ---------------------------------------------------------------- problems
 
@@ -107,36 +73,97 @@ def texts(problem, cfg):
     return [question, *steps, cfg.answer_format.replace("{}", problem["answer"])]
 
 
-def encode(problem, cfg, tok):
-    """A dict of a data file as a Problem."""
-    question, *steps, answer = [tok.encode_ordinary(text) for text in texts(problem, cfg)]
-    return Problem(question, steps, answer + [tok.encode_single_token(EOS)])
+def find_pieces(problems, cfg):
+    """The words (or characters) that a file's problems are made of, sorted; GPT-2 brings its own."""
+    if cfg.tokenizer == "gpt2":
+        return []
+    pattern = re.compile(PATTERNS[cfg.tokenizer])
+    return sorted({piece for p in problems for text in texts(p, cfg) for piece in pattern.findall(text)})
 
 
-def encode_all(problems, cfg, tok, path):
-    """The dicts of a data file as Problems; UserError for one that cannot be trained on. path: for the message."""
-    encoded = []
-    for i, p in enumerate(problems):
-        encoded.append(problem := encode(p, cfg, tok))
-        if read_answer(texts(p, cfg)[-1], cfg) != p["answer"].strip():
-            mark = cfg.answer_format.partition("{}")[0].strip()
-            raise UserError(f"{path}: example {i}: its answer contains {mark!r}, which marks an answer (answer_format)")
-        if not problem.question:
-            raise UserError(f"{path}: example {i}: its question has no tokens")
-        check_length(problem, cfg, tok, f"{path}: example {i}")
-    return encoded
+class Problems:
+    """Problems in tokens, packed into arrays, so that 400,000 of them take megabytes; problems[i] is a Problem.
+
+    tokens: all texts, one after the other; bounds: where in tokens each text begins, and where the last one ends;
+    first: the number of each problem's first text (its question), and the number of all texts.
+    """
+
+    def __init__(self, tokens, bounds, first):
+        self.tokens, self.bounds, self.first = tokens, bounds, first
+        self.n_steps = np.diff(first) - 2
+
+    def __len__(self):
+        return len(self.n_steps)
+
+    def __getitem__(self, i):
+        bounds = self.bounds[self.first[i] : self.first[i + 1] + 1].tolist()
+        question, *steps, answer = (self.tokens[a:b].tolist() for a, b in zip(bounds, bounds[1:]))
+        return Problem(question, steps, answer)
+
+    def __iter__(self):
+        return map(self.__getitem__, range(len(self)))
 
 
-def check_length(problem, cfg, tok, where):
-    """UserError if the problem does not fit into block_size at some stage."""
-    tokens = len(problem.question) + sum(map(len, problem.steps)) + len(problem.answer)
-    if tokens + 2 + cfg.max_latent_stage * cfg.c_thought <= cfg.block_size:
-        return  # not even all thoughts and all steps together would be too long
-    for stage in range(cfg.max_latent_stage + 2):
-        prefix, n, suffix, _ = segments(problem, stage, cfg, tok)
-        if len(prefix) + n + len(suffix) > cfg.block_size:
-            lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
-            raise UserError(f"{where} is too long: {lengths}, but block_size is {cfg.block_size}")
+def encode(problems, cfg, tok):
+    """Dicts as Problems; tiktoken uses all cores."""
+    eos, dtype = tok.encode_single_token(EOS), np.uint16 if tok.n_vocab <= 1 << 16 else np.uint32
+    arrays, lengths, first, began = [], [0], [0], time.time()
+    for start in range(0, len(problems), 20_000):  # never more than so many as Python lists
+        chunk = [texts(p, cfg) for p in problems[start : start + 20_000]]
+        encoded = tok.encode_ordinary_batch([text for written in chunk for text in written], num_threads=os.cpu_count())
+        first += [len(written) for written in chunk]
+        for end in np.cumsum(first[start + 1 :]) - 1:  # the answers
+            encoded[end].append(eos)
+        lengths += map(len, encoded)
+        arrays.append(np.fromiter(chain.from_iterable(encoded), dtype))
+        done = start + len(chunk)
+        if len(problems) > 20_000:
+            left = (time.time() - began) / done * (len(problems) - done)
+            end = "\n" if done == len(problems) else ""
+            print(f"\rtokenised {done:,} of {len(problems):,} problems, {left:.0f} s left  ", end=end, flush=True)
+    return Problems(np.concatenate(arrays), np.cumsum(lengths), np.cumsum(first))
+
+
+def load(path, cfg, tok, pieces=()):
+    """The Problems of a data file, checked. Their tokens are kept beside it, in path + ".npz", for the next time."""
+    with open(path, "rb") as f:
+        key = hashlib.sha256(f.read())
+    for part in (cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
+        key.update(part.encode() + b"\0")
+    try:
+        with np.load(path + ".npz") as cache:
+            fresh = cache["key"] == key.hexdigest()
+            problems = Problems(cache["tokens"], cache["bounds"], cache["first"]) if fresh else None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none yet, or not a whole one
+        problems = None
+    if problems is None:
+        raw = load_json(path)
+        mark = cfg.answer_format.partition("{}")[0].strip()
+        for i, p in enumerate(raw):
+            if mark in p["answer"]:
+                raise UserError(
+                    f"{path}: example {i}: its answer contains {mark!r}, which marks answers (answer_format)"
+                )
+        problems = encode(raw, cfg, tok)
+        with open(path + ".npz.tmp", "wb") as f:
+            np.savez(f, key=key.hexdigest(), tokens=problems.tokens, bounds=problems.bounds, first=problems.first)
+        os.replace(path + ".npz.tmp", path + ".npz")
+    check_lengths(problems, cfg, tok, path)
+    return problems
+
+
+def check_lengths(problems, cfg, tok, path):
+    """UserError for a problem without a question, or one that does not fit into block_size at some stage."""
+    first = problems.first
+    if not (np.diff(problems.bounds)[first[:-1]]).all():
+        raise UserError(f"{path}: example {np.diff(problems.bounds)[first[:-1]].argmin()}: its question has no tokens")
+    most = np.diff(problems.bounds[first]) + 2 + cfg.max_latent_stage * cfg.c_thought  # all steps and all thoughts
+    for i in np.flatnonzero(most > cfg.block_size):
+        for stage in range(cfg.max_latent_stage + 2):
+            prefix, n, suffix, _ = segments(problems[i], stage, cfg, tok)
+            if len(prefix) + n + len(suffix) > cfg.block_size:
+                lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
+                raise UserError(f"{path}: example {i} is too long: {lengths}, but block_size is {cfg.block_size}")
 
 
 def read_answer(text, cfg):
@@ -178,13 +205,13 @@ def write_splits(cfg, draw):
 # ---------------------------------------------------------------- curriculum
 
 
-def stages(cfg, problems):
-    """(numbers of the stages to train, how many stages the full curriculum has).
+def stages(cfg, longest):
+    """(numbers of the stages to train, how many stages the full curriculum has); longest: most steps of a problem.
 
     Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
     """
     last = cfg.max_latent_stage
-    curriculum = list(range(last + 1 + any(len(p.steps) > last for p in problems)))
+    curriculum = list(range(last + 1 + (longest > last)))
     return {"cot": [0], "no_cot": [last + 1]}.get(cfg.method, curriculum), len(curriculum)
 
 
@@ -234,15 +261,16 @@ def segments(problem, stage, cfg, tok):
 # ---------------------------------------------------------------- batches
 
 
-def epoch_order(problems, stage, epoch, cfg):
-    """The problems of one epoch in their order, as a list of (index, stage): a function of (seed, stage, epoch) alone.
+def epoch_order(n_steps, stage, epoch, cfg):
+    """The order of an epoch, as a list of (number of the problem, its stage): a function of (seed, stage, epoch) alone.
 
-    Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps instead.
+    n_steps: how many steps each problem has. Stage mixing: with probability uniform_prob a problem's stage is drawn
+    from 0 .. its number of steps instead.
     """
-    rng = np.random.default_rng((cfg.seed, stage, epoch))
-    order = rng.permutation(len(problems)).tolist()
-    mixed, where = rng.random(len(problems)) < of_stage(cfg.uniform_prob, stage), rng.random(len(problems))
-    return [(i, int(where[i] * (len(problems[i].steps) + 1)) if mixed[i] else stage) for i in order]
+    rng, size = np.random.default_rng((cfg.seed, stage, epoch)), len(n_steps)
+    order, mixed = rng.permutation(size), rng.random(size) < of_stage(cfg.uniform_prob, stage)
+    stages = np.where(mixed, (rng.random(size) * (n_steps + 1)).astype(int), stage)
+    return list(zip(order.tolist(), stages[order].tolist()))
 
 
 def collate(rows, device="cpu"):

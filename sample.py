@@ -15,7 +15,8 @@ import torch
 
 import data
 from config import UserError, cli, option, parse
-from train import load_checkpoint, pick_device, solve
+from evaluate import solve
+from train import load_checkpoint, pick_device
 
 
 @dataclass
@@ -78,7 +79,7 @@ def main(argv):
         problems = [{"question": args.question, "steps": [""] * (cfg.max_latent_stage + 1), "answer": ""}]
     else:
         problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
-    problems = [data.encode(p, cfg, tok) for p in problems]
+    problems = data.encode(problems, cfg, tok)
     prompts = make_prompts(problems, cfg, tok, saved["stage"], args.latent)
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
     solved = solve(model, prompts, tok, cfg.block_size, cfg.eval_batch_size, **sampling)

@@ -13,16 +13,19 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
 import data
+import evaluate
 import prepare_hops
 import sample
 import train
 from config import TrainConfig, UserError, cli, parse
 from model import GPT, GPTConfig, KVCache
+from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS, make_tokenizer
 
 VOCAB, BLOCK = 23, 40
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
@@ -256,8 +259,8 @@ FORMATS = dict(question_format=" {}", step_format=" {}", answer_format=" = {}")
 def words(**settings):
     """(cfg, tokenizer, the problem in tokens) for the problem above."""
     cfg = TrainConfig(tokenizer="words", **{**FORMATS, "max_latent_stage": 2, **settings})
-    tok = data.make_tokenizer("words", data.find_pieces([PROBLEM], cfg))
-    return cfg, tok, data.encode(PROBLEM, cfg, tok)
+    tok = make_tokenizer("words", data.find_pieces([PROBLEM], cfg))
+    return cfg, tok, data.encode([PROBLEM], cfg, tok)[0]
 
 
 @pytest.mark.parametrize(
@@ -288,7 +291,7 @@ def test_segments(settings, stage, expected):
         tok.decode([t]) if t == label else f" [{tok.decode([t]).strip()}]" for t, label in zip(suffix, labels)
     )
     text = f"{tok.decode(prefix)} | {n} |{scored}"
-    for token, name in ((data.BOT, "<bot>"), (data.EOT, "<eot>"), (data.PAUSE, "<pause>"), (data.EOS, "<eos>")):
+    for token, name in ((BOT, "<bot>"), (EOT, "<eot>"), (PAUSE, "<pause>"), (EOS, "<eos>")):
         text = text.replace(token, " " + name).replace("[ ", "[")
     assert text == expected
     assert all(label in (token, -100) for token, label in zip(suffix, labels))
@@ -307,22 +310,21 @@ def test_stages_of_each_method():
         ("coconut", 2, [0, 1, 2]), ("coconut", 3, [0, 1, 2, 3]), ("pause_as_thought", 3, [0, 1, 2, 3]),
         ("cot", 3, [0]), ("no_cot", 3, [3]),
     ):  # fmt: skip
-        problem = data.Problem([1], [[2]] * longest, [3])
-        assert data.stages(TrainConfig(method=method, max_latent_stage=2), [problem])[0] == expected
+        assert data.stages(TrainConfig(method=method, max_latent_stage=2), longest)[0] == expected
 
 
 @pytest.mark.parametrize("kind", ["words", "chars", "gpt2"])
 def test_tokenizers_give_back_any_text_and_control_tokens_stay_text(kind):
     """Catches text lost between words, and a user's "<|latent|>" that becomes a control token."""
     try:
-        tok = data.make_tokenizer(kind, [" every", " rempus", "é", ".", "<"])
+        tok = make_tokenizer(kind, [" every", " rempus", "é", ".", "<"])
     except UserError:
         pytest.skip("GPT-2's vocabulary is neither cached nor can it be downloaded")
     for text in ("every rempus. 12\n\n+ é  \t<|latent|> 猫🙂<|endoftext|>", " ", ""):
         tokens = tok.encode_ordinary(text)
         assert tok.decode(tokens) == text
         assert all(t < tok.n_vocab - 4 for t in tokens)
-    ids = [tok.encode_single_token(name) for name in data.SPECIALS]
+    ids = [tok.encode_single_token(name) for name in SPECIALS]
     assert ids == list(range(tok.n_vocab - 4, tok.n_vocab)) and (kind != "gpt2" or ids[0] == 50256)
 
 
@@ -330,12 +332,12 @@ def test_a_word_is_one_token_wherever_it_stands():
     """Catches formats in which the node of a step is another token than the same node in the question."""
     cfg, tok, problem = words()
     assert [len(x) for x in (problem.question, *problem.steps, problem.answer)] == [2, 1, 2, 1, 3]
-    assert data.encode({"question": "g", "steps": [], "answer": "a"}, cfg, tok).question == problem.answer[1:2]
+    assert data.encode([{"question": "g", "steps": [], "answer": "a"}], cfg, tok)[0].question == problem.answer[1:2]
 
 
 def test_order_depends_on_seed_stage_and_epoch_alone():
     """Catches a global random state, lost or doubled examples, and a wrong share or range of mixed stages."""
-    problems, cfg = [data.Problem([1], [[2]] * 3, [3])] * 2000, TrainConfig(uniform_prob=(0.4,))
+    problems, cfg = np.full(2000, 3), TrainConfig(uniform_prob=(0.4,))
     order = data.epoch_order(problems, 2, 5, cfg)
     torch.manual_seed(5)
     assert order == data.epoch_order(problems, 2, 5, cfg)
@@ -367,7 +369,7 @@ def test_evaluate_counts_what_is_right():
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
-    equals, eos = tok.encode_ordinary(" =")[0], tok.encode_single_token(data.EOS)
+    equals, eos = tok.encode_ordinary(" =")[0], tok.encode_single_token(EOS)
     problems, n_right, n_tokens = [], 0, 0
     for i in range(7):
         question, steps = tok.encode_ordinary(" a b"[: 2 + 2 * (i % 2)] + " c" * i), [[1]] * (i % 3)
@@ -380,7 +382,7 @@ def test_evaluate_counts_what_is_right():
             problems.append(data.Problem(question, steps, text + [eos]))
             n_right += 1
     assert equals not in sum((p.answer for p in problems[::2]), [])
-    result = train.evaluate(model, problems, 2, cfg, tok)
+    result = evaluate.evaluate(model, problems, 2, cfg, tok)
     assert result["accuracy"] == n_right / 7 and result["tokens"] == n_tokens / 7
     assert result["thoughts"] == sum(i % 3 for i in range(7)) / 7 and result["thought_norm"] > 0
 

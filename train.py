@@ -21,41 +21,9 @@ import torch
 
 import data
 from config import TrainConfig, UserError, check, cli, parse
+from evaluate import describe, evaluate, show_answer, show_progress, show_results
 from model import GPT, GPTConfig
-
-# ---------------------------------------------------------------- evaluation
-
-
-def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
-    """Answer prompts (prefix, n, forced) in batches: yields (text, tokens written, thoughts (n, C)) for each."""
-    eos = tok.encode_single_token(data.EOS)
-    for start in range(0, len(prompts), batch_size):
-        rows = [(*prompt, []) for prompt in prompts[start : start + batch_size]]
-        prefix, prefix_len, n, forced, _ = data.collate(rows, model.wte.weight.device)
-        tokens, thoughts = model.generate(
-            prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
-        )
-        for row, states, n_row in zip(tokens.tolist(), thoughts, n.tolist()):
-            text = row[: row.index(eos)] if eos in row else row
-            yield tok.decode(text), len(text) + (eos in row), states[:n_row]
-
-
-def evaluate(model, problems, stage, cfg, tok):
-    """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
-    longest = max(sum(map(len, p.steps), len(p.answer)) for p in problems)
-    prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
-    model.eval()
-    solved = list(solve(model, prompts, tok, cfg.max_new_tokens or longest, cfg.eval_batch_size))
-    model.train()
-    right = [data.read_answer(text, cfg) == data.right_answer(p, cfg, tok) for p, (text, _, _) in zip(problems, solved)]
-    norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
-    return {
-        "accuracy": sum(right) / len(problems),
-        "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
-        "thoughts": len(norms) / len(problems),
-        "thought_norm": norms.mean().item() if len(norms) else 0.0,
-    }
-
+from tokenizer import make_tokenizer
 
 # ---------------------------------------------------------------- one step
 
@@ -120,7 +88,7 @@ def load_checkpoint(path):
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
-        tok = data.make_tokenizer(cfg.tokenizer, saved["pieces"])
+        tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
         model = make_model(cfg, tok)
         model.load_state_dict(saved["model"])
     except FileNotFoundError:
@@ -170,16 +138,16 @@ class Run:
         self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
     def load_data(self):
-        paths = {name: os.path.join(self.cfg.data_dir, f"{name}.json") for name in ("train", "valid", "test")}
-        raw = {name: data.load_json(path) for name, path in paths.items()}
-        self.pieces = data.find_pieces(raw["train"], self.cfg)
-        self.tok = data.make_tokenizer(self.cfg.tokenizer, self.pieces)
-        self.problems = {name: data.encode_all(raw[name], self.cfg, self.tok, path) for name, path in paths.items()}
+        cfg, paths = self.cfg, {name: f"{self.cfg.data_dir}/{name}.json" for name in ("train", "valid", "test")}
+        self.pieces = [] if cfg.tokenizer == "gpt2" else data.find_pieces(data.load_json(paths["train"]), cfg)
+        self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
+        self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
 
     def make_plan(self):
         """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one."""
         self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
-        self.plan, n_stages = data.stages(self.cfg, self.problems["train"])
+        self.longest = int(self.problems["train"].n_steps.max())
+        self.plan, n_stages = data.stages(self.cfg, self.longest)
         lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
         lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
@@ -215,7 +183,7 @@ class Run:
     def save_last(self):
         self.save(self.last, optimizer=self.optimizer.state_dict(), rng=torch.get_rng_state())
 
-    def evaluate(self, stage):
+    def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
         self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
         for name, value in valid.items():
@@ -223,63 +191,6 @@ class Run:
         if valid["accuracy"] > self.at["best"]:
             self.at["best"] = valid["accuracy"]
             self.save(self.best)
-
-
-# ---------------------------------------------------------------- what one sees
-
-
-def describe(cfg, stage, n_steps):
-    """A stage in words, for a problem with n_steps."""
-    removed, n = data.count(n_steps, stage, cfg)
-    thought = "continuous thought" if cfg.method == "coconut" else "<pause> token"
-    thoughts = f"{n} {thought}{'s' * (n != 1)} in place of {removed} step{'s' * (removed != 1)}, " if n else ""
-    if removed == n_steps:
-        return thoughts + "nothing is written but the answer"
-    if cfg.remove_from == "back" and removed:
-        return thoughts + f"after {n_steps - removed} given ones"
-    return thoughts + f"{n_steps - removed} steps are written".replace("1 steps are", "1 step is")
-
-
-def duration(seconds):
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
-
-
-def show_progress(run, stage, loss, lr, ms):
-    at, n_steps = run.at, run.lengths[run.at["index"]]
-    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * ms / 1000
-    valid = "accuracy    -   |thought|   - "
-    if at["valid"]:
-        valid = f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}"
-    print(
-        f"stage {stage}  epoch {(at['step'] - 1) // run.epoch_steps}  step {at['step']:>5}/{n_steps}  loss {loss:.4f}  "
-        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(run.cfg.master_at)}{duration(left)}",
-        flush=True,
-    )
-
-
-def show_answer(run, stage):
-    """One held-out problem, answered as this stage would have it."""
-    problem = run.problems["valid"][0]
-    prompt, _ = data.split(problem, stage, run.cfg, run.tok)
-    text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, run.cfg.block_size, 1))
-    run.model.train()
-    answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
-    thinks = f"thinks {len(thoughts)} times and " if len(thoughts) else ""
-    print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
-    print(f"  the model {thinks}writes:  {text.strip()}", end="")
-    print("   (right)" if answer == right else f"   (wrong: the answer is {right})", flush=True)
-
-
-def show_results(run):
-    print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
-    problems = run.problems["valid"]
-    for stage, steps, seconds, valid in run.at["results"]:
-        left = sum(len(p.steps) - data.count(len(p.steps), stage, run.cfg)[0] for p in problems) / len(problems)
-        print(
-            f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
-            f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"
-        )
 
 
 # ---------------------------------------------------------------- the curriculum
@@ -292,13 +203,13 @@ def train_stage(run, stop):
     if at["step"] == 0:
         run.log("stage", stage)
         at.update(seconds=0.0, best=-1.0, valid={})
-    print(f"\nstage {stage} of {run.plan[-1]}: {describe(cfg, stage, max(len(p.steps) for p in problems))}", flush=True)
+    print(f"\nstage {stage} of {run.plan[-1]}: {describe(cfg, stage, run.longest)}", flush=True)
     order, began, clock = None, time.time() - at["seconds"], (time.time(), at["step"])
 
     while at["index"] == index and not stop():
         epoch, position = divmod(at["step"], run.epoch_steps)
         if order is None or position == 0:
-            order = data.epoch_order(problems, stage, epoch, cfg)
+            order = data.epoch_order(problems.n_steps, stage, epoch, cfg)
         if at["step"] == 0 or (position == 0 and cfg.reset_optimizer == "epoch"):
             run.optimizer = new_optimizer(run.model, cfg)
         lr = learning_rate(cfg, index, at["step"], n_steps)
@@ -314,7 +225,7 @@ def train_stage(run, stop):
         end = at["step"] == n_steps
         evaluated = end or at["step"] % (cfg.eval_every or run.epoch_steps) == 0
         if evaluated:
-            run.evaluate(stage)
+            run.validate(stage)
         mastered = evaluated and 0 < cfg.master_at <= at["valid"]["accuracy"]
         at["seconds"] = time.time() - began
         if end or mastered or at["step"] % cfg.log_every == 0:

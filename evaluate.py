@@ -1,0 +1,96 @@
+"""
+Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
+"""
+
+import torch
+
+import data
+from tokenizer import EOS
+
+
+def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
+    """Answer prompts (prefix, n, forced) in batches: yields (text, tokens written, thoughts (n, C)) for each."""
+    eos = tok.encode_single_token(EOS)
+    for start in range(0, len(prompts), batch_size):
+        rows = [(*prompt, []) for prompt in prompts[start : start + batch_size]]
+        prefix, prefix_len, n, forced, _ = data.collate(rows, model.wte.weight.device)
+        tokens, thoughts = model.generate(
+            prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
+        )
+        for row, states, n_row in zip(tokens.tolist(), thoughts, n.tolist()):
+            text = row[: row.index(eos)] if eos in row else row
+            yield tok.decode(text), len(text) + (eos in row), states[:n_row]
+
+
+def evaluate(model, problems, stage, cfg, tok):
+    """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
+    longest = max(sum(map(len, p.steps), len(p.answer)) for p in problems)
+    prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
+    model.eval()
+    solved = list(solve(model, prompts, tok, cfg.max_new_tokens or longest, cfg.eval_batch_size))
+    model.train()
+    right = [data.read_answer(text, cfg) == data.right_answer(p, cfg, tok) for p, (text, _, _) in zip(problems, solved)]
+    norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
+    return {
+        "accuracy": sum(right) / len(problems),
+        "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
+        "thoughts": len(norms) / len(problems),
+        "thought_norm": norms.mean().item() if len(norms) else 0.0,
+    }
+
+
+# ---------------------------------------------------------------- what one sees
+
+
+def describe(cfg, stage, n_steps):
+    """A stage in words, for a problem with n_steps."""
+    removed, n = data.count(n_steps, stage, cfg)
+    thought = "continuous thought" if cfg.method == "coconut" else "<pause> token"
+    thoughts = f"{n} {thought}{'s' * (n != 1)} in place of {removed} step{'s' * (removed != 1)}, " if n else ""
+    if removed == n_steps:
+        return thoughts + "nothing is written but the answer"
+    if cfg.remove_from == "back" and removed:
+        return thoughts + f"after {n_steps - removed} given ones"
+    return thoughts + f"{n_steps - removed} steps are written".replace("1 steps are", "1 step is")
+
+
+def duration(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+
+
+def show_progress(run, stage, loss, lr, ms):
+    at, n_steps = run.at, run.lengths[run.at["index"]]
+    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * ms / 1000
+    valid = "accuracy    -   |thought|   - "
+    if at["valid"]:
+        valid = f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}"
+    print(
+        f"stage {stage}  epoch {(at['step'] - 1) // run.epoch_steps}  step {at['step']:>5}/{n_steps}  loss {loss:.4f}  "
+        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(run.cfg.master_at)}{duration(left)}",
+        flush=True,
+    )
+
+
+def show_answer(run, stage):
+    """One held-out problem, answered as this stage would have it."""
+    problem = run.problems["valid"][0]
+    prompt, _ = data.split(problem, stage, run.cfg, run.tok)
+    text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, run.cfg.block_size, 1))
+    run.model.train()
+    answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
+    thinks = f"thinks {len(thoughts)} times and " if len(thoughts) else ""
+    print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
+    print(f"  the model {thinks}writes:  {text.strip()}", end="")
+    print("   (right)" if answer == right else f"   (wrong: the answer is {right})", flush=True)
+
+
+def show_results(run):
+    print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
+    n_steps = run.problems["valid"].n_steps.tolist()
+    for stage, steps, seconds, valid in run.at["results"]:
+        left = sum(n - data.count(n, stage, run.cfg)[0] for n in n_steps) / len(n_steps)
+        print(
+            f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
+            f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"
+        )

@@ -1,0 +1,34 @@
+"""
+Tokenizers: a tiktoken.Encoding, whatever the task. GPT-2's own, or one made of a task's words or characters.
+
+Each ends with the same four special tokens. Text is always encoded with encode_ordinary, so that "<|latent|>" in a
+question remains text; the special tokens come from encode_single_token.
+"""
+
+import tiktoken
+
+from config import UserError
+
+# Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's. Where a method wants a <pause>
+# token, <|latent|> is it: continuous thoughts need no token of their own here.
+SPECIALS = EOS, BOT, EOT, PAUSE = "<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"
+PATTERNS = {
+    "words": r"[^\w\n]?\w+| ?[^\w\s]+|\s",  # a word takes along the one character before it: " is", ">b"
+    "chars": r"[\s\S]",
+}
+
+
+def make_tokenizer(kind, pieces=()):
+    """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text."""
+    if kind == "gpt2":
+        try:
+            base = tiktoken.get_encoding("gpt2")
+        except OSError as e:  # requests' errors are OSErrors
+            raise UserError(f"cannot download GPT-2's vocabulary (or set TIKTOKEN_CACHE_DIR): {e}") from None
+        pattern, ranks = base._pat_str, base._mergeable_ranks
+    else:  # what is not among the pieces is spelt in shorter ones, in the end in bytes
+        pattern, ranks = PATTERNS[kind], {bytes([i]): i for i in range(256)}
+        for piece in pieces:
+            ranks.setdefault(piece.encode(), len(ranks))
+    specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
+    return tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
