@@ -8,6 +8,7 @@ A config file is plain assignments (`lr = 1e-4`) that are read, never executed. 
 import ast
 import dataclasses
 import difflib
+import keyword
 import math
 import os
 import sys
@@ -47,6 +48,9 @@ class TrainConfig:
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
     # model
+    init_from: str = option(
+        "scratch", "scratch, or weights to begin with: gpt2, ..., hf:owner/name, a file or a folder"
+    )
     n_layer: int = option(2, "transformer blocks", least=1)
     n_head: int = option(4, "attention heads", least=1)
     n_embd: int = option(128, "width", least=1)
@@ -64,6 +68,7 @@ class TrainConfig:
     weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0)
     beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
     grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
+    dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
@@ -162,7 +167,7 @@ def print_help(cls, doc):
     print(doc.strip() + "\n\nsettings and their defaults:")
     for f in dataclasses.fields(cls):
         among = f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
-        print(f"  --{f.name + '=' + repr(f.default):<30}  {f.metadata['doc']}{among}")
+        print(f"  --{f.name.rstrip('_') + '=' + repr(f.default):<30}  {f.metadata['doc']}{among}")
 
 
 def parse(cls, argv, doc, takes_file=False):
@@ -182,7 +187,7 @@ def parse(cls, argv, doc, takes_file=False):
             file = arg
             continue
         name, equals, text = arg[2:].partition("=")
-        name = name.replace("-", "_")
+        name = name.replace("-", "_") + "_" * keyword.iskeyword(name)  # a field cannot be called `from`
         follows = argv[0] if argv and not argv[0].startswith("--") else None
         if not equals and kinds.get(name) is bool and follows not in ("true", "false"):
             text = "true"

@@ -167,9 +167,12 @@ def check_lengths(problems, cfg, tok, path):
 
 
 def read_answer(text, cfg):
-    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
+    """The answer in a solution: what follows the last mark, such as "###", without commas (as the official code does).
+
+    None if there is no mark.
+    """
     _, found, answer = text.rpartition(cfg.answer_format.partition("{}")[0].strip())
-    return answer.strip() if found else None
+    return answer.replace(",", "").strip() if found else None
 
 
 def right_answer(problem, cfg, tok):

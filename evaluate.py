@@ -19,20 +19,33 @@ def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
         )
         for row, states, n_row in zip(tokens.tolist(), thoughts, n.tolist()):
             text = row[: row.index(eos)] if eos in row else row
-            yield tok.decode(text), len(text) + (eos in row), states[:n_row]
+            yield tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states[:n_row]
+
+
+def same_number(answer, right):
+    """Whether two answers are the same text, or the same number, such as 72 and 72.0."""
+    try:
+        return answer == right or float(answer) == float(right)
+    except (TypeError, ValueError):
+        return False
+
+
+def most_tokens(problems, cfg):
+    """How much a model may write: max_new_tokens, or as much as the longest solution."""
+    return cfg.max_new_tokens or max(sum(map(len, p.steps), len(p.answer)) for p in problems)
 
 
 def evaluate(model, problems, stage, cfg, tok):
     """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
-    longest = max(sum(map(len, p.steps), len(p.answer)) for p in problems)
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
-    solved = list(solve(model, prompts, tok, cfg.max_new_tokens or longest, cfg.eval_batch_size))
+    solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
     model.train()
-    right = [data.read_answer(text, cfg) == data.right_answer(p, cfg, tok) for p, (text, _, _) in zip(problems, solved)]
+    answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
     return {
-        "accuracy": sum(right) / len(problems),
+        "accuracy": sum(answer == right for answer, right in answers) / len(problems),
+        "number_accuracy": sum(same_number(answer, right) for answer, right in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": norms.mean().item() if len(norms) else 0.0,
@@ -43,15 +56,17 @@ def evaluate(model, problems, stage, cfg, tok):
 
 
 def describe(cfg, stage, n_steps):
-    """A stage in words, for a problem with n_steps."""
+    """A stage in words; n_steps: of the longest problem."""
     removed, n = data.count(n_steps, stage, cfg)
-    thought = "continuous thought" if cfg.method == "coconut" else "<pause> token"
-    thoughts = f"{n} {thought}{'s' * (n != 1)} in place of {removed} step{'s' * (removed != 1)}, " if n else ""
+    if not removed:
+        return "every step is written"
+    end = "first" if cfg.remove_from == "front" else "last"
+    which = "all steps" if removed == n_steps else f"the {end} {f'{removed} steps' if removed > 1 else 'step'}"
+    thing = "continuous thought" if cfg.method == "coconut" else "<pause> token"
+    instead = f"{n} {thing}{'s' * (n != 1)} in place of {which}, " if n else ""
     if removed == n_steps:
-        return thoughts + "nothing is written but the answer"
-    if cfg.remove_from == "back" and removed:
-        return thoughts + f"after {n_steps - removed} given ones"
-    return thoughts + f"{n_steps - removed} steps are written".replace("1 steps are", "1 step is")
+        return instead + "nothing is written but the answer"
+    return instead + ("the others are written" if end == "first" else "the others are given")
 
 
 def duration(seconds):
@@ -76,7 +91,7 @@ def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
     problem = run.problems["valid"][0]
     prompt, _ = data.split(problem, stage, run.cfg, run.tok)
-    text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, run.cfg.block_size, 1))
+    text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1))
     run.model.train()
     answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
     thinks = f"thinks {len(thoughts)} times and " if len(thoughts) else ""

@@ -15,6 +15,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from config import UserError
+from weights import is_projection, read_weights
+
 
 @dataclass
 class GPTConfig:
@@ -118,6 +121,31 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
             elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02)
+
+    @classmethod
+    def from_pretrained(cls, source, dropout=0.0):
+        """A GPT with weights from elsewhere, such as "gpt2"; weights.py says what else source may be.
+
+        Its config follows from the tensors' shapes. UserError if they are not exactly those of a GPT-2.
+        """
+        tensors, shape = read_weights(source)
+        with torch.device("meta"):  # shapes only: the values come from the file
+            model = cls(GPTConfig(**shape, dropout=dropout))
+        tensors = {k: (t.T if is_projection(k) else t).contiguous().float() for k, t in tensors.items()}
+        ours = model.state_dict()
+        wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
+        wrong += [f"{k} is {[*t.shape]}" for k, t in tensors.items() if k in ours and t.shape != ours[k].shape]
+        if wrong:
+            raise UserError(f"{source}: not the weights of a GPT-2: {', '.join(wrong[:5])}{', ...' * (len(wrong) > 5)}")
+        model.load_state_dict(tensors, assign=True)
+        return model
+
+    def grow_vocab(self, vocab_size, like=None):
+        """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all."""
+        old = self.wte.weight.detach()
+        new = (old.mean(0) if like is None else old[like]).expand(max(0, vocab_size - len(old)), -1)
+        self.wte = nn.Embedding.from_pretrained(torch.cat((old, new)), freeze=False)
+        self.config.vocab_size = len(self.wte.weight)
 
     def head(self, h):
         """Hidden states (..., C) -> logits over the next token (..., V)."""

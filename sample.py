@@ -4,6 +4,7 @@ Ask a trained model, and look into its thoughts: for each, its norm and the toke
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py --latent=0                            # the same model, not allowed to think
     python sample.py --question="a b b c c a start a" --latent=8
+    python sample.py --init_from=FOLDER --latent=6 --question="Tom has 3 apples and eats one. How many are left?"
     python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10
 """
 
@@ -14,19 +15,24 @@ from dataclasses import dataclass
 import torch
 
 import data
-from config import UserError, cli, option, parse
+from config import TrainConfig, UserError, cli, option, parse
 from evaluate import solve
-from train import load_checkpoint, pick_device
+from tokenizer import make_tokenizer
+from train import load_checkpoint, pick_device, pretrained_model
 
 
 @dataclass
 class SampleConfig:
     out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
+    init_from: str = option(
+        "", "weights from elsewhere instead: gpt2, ..., hf:owner/name, a file or a folder (weights.py)"
+    )
     latent: int | None = option(None, "number of thoughts; by default as many as in training", least=0)
     question: str = option("", "a question to answer")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
     count: int = option(3, "how many of the file's questions", least=1)
     top: int = option(5, "tokens to show for each thought", least=1)
+    max_new_tokens: int = option(256, "most tokens to write", least=1)
     temperature: float = option(0.0, "0 writes the likeliest token each time; above, tokens are drawn", least=0)
     top_k: int | None = option(None, "draw from the k likeliest tokens only", least=1)
     seed: int = option(1, "decides what is drawn", least=0, most=2**63)
@@ -48,44 +54,55 @@ def show_token(tok, token):
     return text.strip(" ").replace("\n", "\\n") or "' '"
 
 
+def load(args):
+    """(model, cfg, tokenizer, the stage it was trained in, or None if that is not known)."""
+    if args.init_from:
+        tok = make_tokenizer("gpt2")
+        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2"), tok)
+        print(args.init_from)
+        return model.eval(), cfg, tok, None
+    path = find_checkpoint(args.out_dir)
+    model, cfg, tok, saved = load_checkpoint(path)
+    print(f"{path}: {cfg.method}, stage {saved['stage']}")
+    return model, cfg, tok, saved["stage"]
+
+
 def make_prompts(problems, cfg, tok, stage, latent):
-    """Prompts with as many thoughts as training gave each problem at this stage, or with `latent` thoughts."""
-    prompts = []
-    for p in problems:
-        prompt, _ = data.split(p, stage, cfg, tok)
-        if latent is not None and latent != data.count(len(p.steps), stage, cfg)[1]:
-            print(
-                f"WARNING: training gave this problem {data.count(len(p.steps), stage, cfg)[1]} thoughts, not {latent}"
-            )
-            prompt = data.make_prompt(p.question, latent, cfg, tok)
-        prefix, n, forced = prompt
+    """Prompts with `latent` thoughts, or if that is None with as many as training gave each problem at this stage."""
+    prompts, trained = [], [None if stage is None else data.count(len(p.steps), stage, cfg)[1] for p in problems]
+    if stage is not None and latent is not None and {*trained} != {latent}:
+        print(
+            f"WARNING: in training such problems had {' or '.join(map(str, sorted({*trained})))} thoughts, not {latent}"
+        )
+    for p, n_trained in zip(problems, trained):
+        if latent in (None, n_trained) and stage is not None:
+            (prefix, n, forced), _ = data.split(p, stage, cfg, tok)
+        else:
+            prefix, n, forced = data.make_prompt(p.question, latent or 0, cfg, tok)
         if not prefix or len(prefix) + n + len(forced) > cfg.block_size:
             lengths = f"{len(prefix)} tokens and {n} thoughts, where {cfg.block_size} fit (block_size)"
             raise UserError(f"{tok.decode(p.question)[:50]!r} cannot be answered: {lengths}")
-        prompts.append(prompt)
+        prompts.append((prefix, n, forced))
     return prompts
 
 
 @torch.no_grad()
 def main(argv):
     args = parse(SampleConfig, argv, __doc__)
-    path = find_checkpoint(args.out_dir)
-    model, cfg, tok, saved = load_checkpoint(path)
+    model, cfg, tok, stage = load(args)
     model.to(pick_device(args.device))
     torch.manual_seed(args.seed)
-    print(f"{path}: {cfg.method}, stage {saved['stage']}")
-
     if args.question:  # as if it had as many steps as there are stages
         problems = [{"question": args.question, "steps": [""] * (cfg.max_latent_stage + 1), "answer": ""}]
     else:
         problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
     problems = data.encode(problems, cfg, tok)
-    prompts = make_prompts(problems, cfg, tok, saved["stage"], args.latent)
+    prompts = make_prompts(problems, cfg, tok, stage, args.latent)
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
-    solved = solve(model, prompts, tok, cfg.block_size, cfg.eval_batch_size, **sampling)
+    solved = solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
     for problem, (text, _, thoughts) in zip(problems, solved):
         print(f"\nquestion    {tok.decode(problem.question).strip()}")
-        chances = model.head(thoughts).softmax(-1).topk(min(args.top, tok.n_vocab))
+        chances = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
         for i, thought in enumerate(thoughts):
             tokens = zip(chances.indices[i].tolist(), chances.values[i].tolist())
             shown = "  ".join(f"{show_token(tok, token)} {chance:.1%}" for token, chance in tokens)

@@ -23,7 +23,7 @@ import data
 from config import TrainConfig, UserError, check, cli, parse
 from evaluate import describe, evaluate, show_answer, show_progress, show_results
 from model import GPT, GPTConfig
-from tokenizer import make_tokenizer
+from tokenizer import SPECIALS, make_tokenizer
 
 # ---------------------------------------------------------------- one step
 
@@ -47,11 +47,13 @@ def count_scored(rows):
 def train_step(model, optimizer, rows, cfg):
     """One optimizer step on rows of segments, in micro-batches. Returns the loss (a tensor, nats per scored token)."""
     size, total = cfg.micro_batch_size or len(rows), 0.0
-    n_scored = count_scored(rows)
+    n_scored, device = count_scored(rows), model.wte.weight.device
+    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
     for start in range(0, len(rows), size):
         micro = rows[start : start + size]
-        *inputs, labels = data.collate(micro, model.wte.weight.device)
-        _, loss = model(*inputs, labels)
+        *inputs, labels = data.collate(micro, device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):  # the weights stay in float32
+            _, loss = model(*inputs, labels)
         # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
         loss = loss * (count_scored(micro) / n_scored)
         loss.backward()
@@ -76,11 +78,25 @@ def pick_device(name):
     return name
 
 
-def make_model(cfg, tok):
+def new_model(cfg, tok, vocab_size=None):
+    """A model with random weights; vocab_size: as the tokenizer's, unless given."""
     try:
-        return GPT(GPTConfig(cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, tok.n_vocab, cfg.dropout))
+        sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
+        return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
     except ValueError as e:
         raise UserError(e) from None
+
+
+def pretrained_model(source, cfg, tok):
+    """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
+    model = GPT.from_pretrained(source, cfg.dropout)
+    found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
+    if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
+        raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
+    like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
+    model.grow_vocab(wanted, like[0] if len(like) == 1 else None)
+    sizes = {k: v for k, v in dataclasses.asdict(model.config).items() if k != "vocab_size"}
+    return model, dataclasses.replace(cfg, **sizes)
 
 
 def load_checkpoint(path):
@@ -89,7 +105,7 @@ def load_checkpoint(path):
         saved = torch.load(path, map_location="cpu", weights_only=True)
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
-        model = make_model(cfg, tok)
+        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
         model.load_state_dict(saved["model"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
@@ -117,10 +133,9 @@ class Run:
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             raise UserError(f"{self.last} is there from another run: --resume goes on with it, --overwrite discards it")
+        torch.manual_seed(cfg.seed)
         self.load_data()
         self.make_plan()
-        torch.manual_seed(cfg.seed)
-        self.model = make_model(cfg, self.tok)
         self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         saved = self.load_last() if cfg.resume else {}
         self.model.to(self.device).train()
@@ -138,9 +153,15 @@ class Run:
         self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
     def load_data(self):
+        """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
         cfg, paths = self.cfg, {name: f"{self.cfg.data_dir}/{name}.json" for name in ("train", "valid", "test")}
         self.pieces = [] if cfg.tokenizer == "gpt2" else data.find_pieces(data.load_json(paths["train"]), cfg)
         self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
+        if cfg.init_from == "scratch":
+            self.model = new_model(cfg, self.tok)
+        else:
+            self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
+        self.cfg = cfg
         self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
 
     def make_plan(self):
@@ -270,7 +291,8 @@ def main(argv):
     test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
     for name, value in test.items():
         run.log(f"test/{name}", value)
-    print(f"\ntest accuracy {test['accuracy']:.1%} on {len(run.problems['test']):,} problems ({run.best})")
+    as_numbers = f" ({test['number_accuracy']:.1%} as numbers)" if test["number_accuracy"] != test["accuracy"] else ""
+    print(f"\ntest accuracy {test['accuracy']:.1%}{as_numbers} on {len(run.problems['test']):,} problems ({run.best})")
     print(f"look at its thoughts: python sample.py --out_dir={cfg.out_dir}")
 
 

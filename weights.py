@@ -1,0 +1,198 @@
+"""
+Weights in other people's files: GPT-2's own, Hugging Face folders, checkpoints of the official Coconut code.
+
+read_weights gives a flat {name: tensor} with the names of OpenAI's GPT-2 ("wte.weight", "h.0.attn.c_attn.weight", ...)
+from whatever kind of file it is; GPT.from_pretrained makes a model of it. Nothing that is read here can run code.
+"""
+
+import json
+import math
+import os
+import re
+
+import torch
+
+from config import UserError
+from download import download
+
+# name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
+SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
+PINNED = {
+    "gpt2": {
+        "revision": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "size": 548_105_171,
+        "sha256": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    }
+}
+DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+
+
+# ---------------------------------------------------------------- safetensors: length, JSON header, packed bytes
+
+
+def read_safetensors(path):
+    """{name: tensor} of a .safetensors file. UserError unless header and bytes agree to the last byte.
+
+    The format: 8 bytes little-endian length of the header; the header, JSON {name: {dtype, shape, data_offsets}};
+    then the tensors' bytes, one after the other without a hole. Offsets count from the end of the header.
+    """
+
+    def no_duplicates(pairs):
+        if len(dict(pairs)) < len(pairs):
+            raise ValueError("a name stands twice in the header")
+        return dict(pairs)
+
+    tensors, end = {}, 0
+    try:
+        with open(path, "rb") as f:
+            length, size = int.from_bytes(f.read(8), "little"), os.path.getsize(path)
+            if length > min(size - 8, 100_000_000):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(f.read(length), object_pairs_hook=no_duplicates)
+            header.pop("__metadata__", None)
+            for name, (start, stop, info) in sorted(
+                ((name, (*info["data_offsets"], info)) for name, info in header.items()), key=lambda item: item[1][:2]
+            ):
+                dtype, shape = DTYPES[info["dtype"]], info["shape"]
+                if not all(type(n) is int and n >= 0 for n in shape):
+                    raise ValueError(f"{name} has the shape {shape}")
+                if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size - 8 - length:
+                    raise ValueError(f"{name} should be at bytes {end} to ..., but is at {start} to {stop}")
+                data, end = bytearray(f.read(stop - start)), stop
+                tensors[name] = (torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)).view(
+                    shape
+                )
+            if end != size - 8 - length:
+                raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such file") from None
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise UserError(f"{path}: not a sound safetensors file: {type(e).__name__}: {str(e)[:150]}") from None
+    return tensors
+
+
+def write_safetensors(path, tensors):
+    """The counterpart: {name: float32 tensor} to a file."""
+    header, end = {"__metadata__": {"format": "pt"}}, 0
+    for name, t in tensors.items():
+        start, end = end, end + t.numel() * 4
+        header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # so that the data starts aligned
+    with open(path, "wb") as f:
+        f.write(len(text).to_bytes(8, "little") + text)
+        for t in tensors.values():
+            f.write(t.detach().float().cpu().contiguous().numpy().tobytes())
+
+
+# ---------------------------------------------------------------- from a name to tensors with OpenAI's names
+
+
+def find(source):
+    """Paths of the weight files and of config.json (None if there is none) of a name, a folder or a file."""
+    if source in SIZES:
+        source = f"hf:openai-community/{source}@{PINNED.get(source, {}).get('revision', 'main')}"
+    if source.startswith("hf:"):
+        repo, _, revision = source[3:].partition("@")
+        base = f"https://huggingface.co/{repo}/resolve/{revision or 'main'}/"
+        checks = next((p for p in PINNED.values() if p["revision"] == revision), {})
+        return find_online(base, {k: v for k, v in checks.items() if k != "revision"})
+    if not os.path.exists(source):
+        raise UserError(f"{source}: no such file or folder, nor one of {', '.join(SIZES)}, nor hf:owner/name")
+    folder = source if os.path.isdir(source) else os.path.dirname(source)
+    config = os.path.join(folder, "config.json")
+    config = config if os.path.exists(config) else None
+    if os.path.isfile(source):
+        return [source], config
+    index = os.path.join(source, "model.safetensors.index.json")
+    if os.path.exists(index):
+        return [os.path.join(source, shard) for shard in read_index(index)], config
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if os.path.exists(path := os.path.join(source, name)):
+            return [path], config
+    raise UserError(f"{source}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin in this folder")
+
+
+def find_online(base, checks):
+    """The same for a folder on Hugging Face: a single file if there is one, else the shards, else the old format."""
+    config = download(base + "config.json")
+    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+        try:
+            path = download(base + name, **checks)
+        except UserError as e:
+            missing = e
+            continue
+        return ([download(base + shard) for shard in read_index(path)] if "index" in name else [path]), config
+    raise missing
+
+
+def read_json(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except ValueError as e:
+        raise UserError(f"{path}: not JSON: {e}") from None
+
+
+def read_index(path):
+    """The shards' file names in a model.safetensors.index.json."""
+    try:
+        shards = sorted(set(read_json(path)["weight_map"].values()))
+    except (KeyError, TypeError, AttributeError):
+        raise UserError(f"{path}: not an index of safetensors files: it has no weight_map") from None
+    if any(os.path.basename(shard) != shard for shard in shards):  # nothing outside the folder
+        raise UserError(f"{path}: a shard's name is a path: {shards}")
+    return shards
+
+
+def read_pickle(path, n_head=None):
+    """({name: tensor}, n_head) of a torch.save file: somebody's state dict, or our own checkpoint. Never runs code."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch and pickle have a dozen ways to refuse a file
+        raise UserError(f"{path}: not a file of weights alone: {str(e).splitlines()[0][:100]}") from None
+    ours = isinstance(saved, dict) and {"model", "config", "pieces"} <= saved.keys()
+    tensors = saved["model"] if ours else saved
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise UserError(f"{path}: expected a state dict: names and tensors")
+    if not ours:
+        return tensors, n_head
+    # our nn.Linear is (out, in), as OpenAI's projections are (in, out)
+    return {k: t.T if is_projection(k) else t for k, t in tensors.items()}, saved["config"]["n_head"]
+
+
+def is_projection(name):
+    """Whether OpenAI's file holds this matrix transposed. (attn.c_proj is square: no shape would give it away.)"""
+    return re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name) is not None
+
+
+def read_weights(source):
+    """({name: tensor} with OpenAI's names and orientation, the fields of its GPTConfig) from whatever `source` is.
+
+    source: a name in SIZES, hf:owner/name[@revision], a folder, a .safetensors file, a torch.save file. Prefixes of
+    other programs are taken off, mask buffers left out, and copies of the tied head checked and dropped.
+    """
+    paths, config = find(source)
+    tensors, n_head = {}, config and read_json(config).get("n_head")
+    for path in paths:
+        if path.endswith(".safetensors"):
+            tensors.update(read_safetensors(path))
+        else:
+            more, n_head = read_pickle(path, n_head)
+            tensors.update(more)
+    for prefix in ("module.", "base_causallm.", "transformer."):  # DistributedDataParallel, official Coconut, HF
+        tensors = {k.removeprefix(prefix): t for k, t in tensors.items()}
+    tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", k)}
+    if not all(k in tensors and tensors[k].dim() == 2 for k in ("wte.weight", "wpe.weight")):
+        raise UserError(f"{source}: not a GPT-2: it has no matrices wte.weight and wpe.weight")
+    for copy in ("lm_head.weight", "embedding.weight"):
+        if copy in tensors and not torch.equal(tensors.pop(copy), tensors["wte.weight"]):
+            raise UserError(f"{source}: {copy} differs from wte.weight: not a GPT-2, whose head is tied")
+    (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+    n_layer = len({k.split(".")[1] for k in tensors if re.match(r"h\.\d+\.", k)})
+    n_head = n_head or {(layers, width): heads for layers, heads, width in SIZES.values()}.get((n_layer, n_embd))
+    if not isinstance(n_head, int) or n_head < 1 or n_embd % n_head:
+        raise UserError(
+            f"{source}: n_head is {n_head}: a config.json beside the weights should say how many heads there are"
+        )
+    return tensors, dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=vocab_size)
