@@ -1,0 +1,103 @@
+"""
+Write a trained model the way Hugging Face keeps a GPT-2: weights, config.json, and the tokenizer.
+
+    python export.py out/gsm8k/best.pt my_model
+
+Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise. To let it think
+there, feed its hidden states back with inputs_embeds=, as model.py does; README.md shows the loop.
+"""
+
+import json
+import os
+import sys
+
+import tiktoken
+
+from config import UserError, cli
+from tokenizer import SPECIALS
+from train import load_checkpoint
+from weights import is_projection, write_safetensors
+
+
+def byte_letters():
+    """The printable character that stands for each byte in vocab.json: itself, or one of those from 256 on."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [b for b in range(256) if b not in printable]
+    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
+
+
+def split_pair(token, ranks):
+    """The two shorter tokens that byte-pair encoding merges last to get this one."""
+    parts = [bytes([b]) for b in token]
+    while len(parts) > 2:
+        best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], len(ranks)))
+        parts[best : best + 2] = [parts[best] + parts[best + 1]]
+    return parts
+
+
+def write_tokenizer(folder, context):
+    """vocab.json, merges.txt and the three added tokens, all from tiktoken's gpt2."""
+    letters = byte_letters()
+    ranks = tiktoken.get_encoding("gpt2")._mergeable_ranks
+
+    def spell(token):
+        return "".join(letters[b] for b in token)
+
+    merges = [" ".join(map(spell, split_pair(t, ranks))) for t in sorted(ranks, key=ranks.get) if len(t) > 1]
+    specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
+    eos, *added = specials
+    flags = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
+    files = {
+        "vocab.json": {**{spell(t): rank for t, rank in ranks.items()}, eos: specials[eos]},
+        "added_tokens.json": {name: specials[name] for name in added},
+        "special_tokens_map.json": {"bos_token": eos, "eos_token": eos, "unk_token": eos},
+        "tokenizer_config.json": {
+            "tokenizer_class": "GPT2Tokenizer",
+            "model_max_length": context,
+            "add_prefix_space": False,
+            "bos_token": eos,
+            "eos_token": eos,
+            "unk_token": eos,
+            "added_tokens_decoder": {str(i): {"content": name, **flags} for name, i in specials.items()},
+        },
+    }
+    for name, content in files.items():
+        write_json(os.path.join(folder, name), content)
+    with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as f:
+        f.write("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+
+def write_json(path, content):
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(content, f, ensure_ascii=False, indent=2)
+
+
+def main(argv):
+    if len(argv) != 2 or argv[0].startswith("-"):
+        print(__doc__.strip())
+        if argv in (["-h"], ["--help"]):
+            return 0
+        raise UserError("expected two arguments: a checkpoint and a folder")
+    path, folder = argv
+    model, cfg, _, _ = load_checkpoint(path)
+    os.makedirs(folder, exist_ok=True)
+    c, eos = model.config, 50256
+    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in model.state_dict().items()}
+    write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
+    config = {
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+        "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
+        "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+        "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
+    }  # fmt: skip
+    if cfg.tokenizer == "gpt2":
+        config |= {"bos_token_id": eos, "eos_token_id": eos}
+        write_tokenizer(folder, c.block_size)
+    else:
+        print(f"no tokenizer written: {cfg.tokenizer!r} is none of Hugging Face's", file=sys.stderr)
+    write_json(os.path.join(folder, "config.json"), config)
+    print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
+
+
+if __name__ == "__main__":
+    cli(main)
