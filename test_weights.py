@@ -4,11 +4,13 @@ Weights in and out, against transformers where it is installed, and against brok
 The models are random and tiny, the file formats are the true ones.
 """
 
+import http.server
 import importlib.util
 import json
 import os
 import random
 import struct
+import threading
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ import data
 import export
 import prepare_gsm8k
 import train
+import weights
 from config import TrainConfig, UserError, parse
 from evaluate import solve
 from model import GPT, GPTConfig
@@ -92,6 +95,47 @@ def test_all_kinds_of_files_load(form, tmp_path):
     loaded = GPT.from_pretrained(str(source)).eval()
     assert loaded.config == model.config
     assert torch.equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parametrize("form", ["safetensors", "shards", "bin", "nothing"])
+def test_a_model_from_the_hub(form, tmp_path, monkeypatch):
+    """Catches wrong URLs, and a missing file that is taken for a broken connection (or the other way round)."""
+    model, folder = random_gpt(), tmp_path / "me" / "model" / "resolve" / "v1"
+    state = openai_state(model)
+    folder.mkdir(parents=True)
+    json.dump({"n_head": 2}, open(folder / "config.json", "w"))
+    if form == "safetensors":
+        write_safetensors(folder / "model.safetensors", state)
+    elif form == "shards":
+        write_safetensors(folder / "all.safetensors", state)
+        json.dump(
+            {"weight_map": dict.fromkeys(state, "all.safetensors")}, open(folder / "model.safetensors.index.json", "w")
+        )
+    elif form == "bin":
+        torch.save(state, folder / "pytorch_model.bin")
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(weights, "HUB", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("NANOCOCONUT_CACHE", str(tmp_path / "cache"))
+    try:
+        if form == "nothing":
+            with pytest.raises(UserError, match="none of model.safetensors"):
+                GPT.from_pretrained("hf:me/model@v1")
+        else:
+            assert torch.equal(logits_of(GPT.from_pretrained("hf:me/model@v1").eval()), logits_of(model))
+        with pytest.raises(UserError, match="answers 404"):
+            GPT.from_pretrained("hf:me/model@v2")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_heads_follow_from_openais_sizes(tmp_path):

@@ -24,6 +24,9 @@ PINNED = {
         "sha256": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
     }
 }
+HUB = "https://huggingface.co"
+INDEX = "model.safetensors.index.json"  # names the files over which a large model is spread
+FILES = "model.safetensors", INDEX, "pytorch_model.bin"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -89,14 +92,12 @@ def write_safetensors(path, tensors):
 
 
 def find(source):
-    """Paths of the weight files and of config.json (None if there is none) of a name, a folder or a file."""
+    """Paths of the weight files, and of config.json (None if there is none), of a name, a folder or a file."""
     if source in SIZES:
         source = f"hf:openai-community/{source}@{PINNED.get(source, {}).get('revision', 'main')}"
     if source.startswith("hf:"):
         repo, _, revision = source[3:].partition("@")
-        base = f"https://huggingface.co/{repo}/resolve/{revision or 'main'}/"
-        checks = next((p for p in PINNED.values() if p["revision"] == revision), {})
-        return find_online(base, {k: v for k, v in checks.items() if k != "revision"})
+        return find_online(f"{HUB}/{repo}/resolve/{revision or 'main'}", revision)
     if not os.path.exists(source):
         raise UserError(f"{source}: no such file or folder, nor one of {', '.join(SIZES)}, nor hf:owner/name")
     folder = source if os.path.isdir(source) else os.path.dirname(source)
@@ -104,26 +105,27 @@ def find(source):
     config = config if os.path.exists(config) else None
     if os.path.isfile(source):
         return [source], config
-    index = os.path.join(source, "model.safetensors.index.json")
-    if os.path.exists(index):
-        return [os.path.join(source, shard) for shard in read_index(index)], config
-    for name in ("model.safetensors", "pytorch_model.bin"):
-        if os.path.exists(path := os.path.join(source, name)):
-            return [path], config
-    raise UserError(f"{source}: no model.safetensors, model.safetensors.index.json or pytorch_model.bin in this folder")
+    for name in FILES:
+        path = os.path.join(source, name)
+        if os.path.exists(path):
+            return [os.path.join(source, shard) for shard in read_index(path)] if name == INDEX else [path], config
+    raise UserError(f"{source}: none of {', '.join(FILES)} is in this folder")
 
 
-def find_online(base, checks):
-    """The same for a folder on Hugging Face: a single file if there is one, else the shards, else the old format."""
-    config = download(base + "config.json")
-    for name in ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin"):
+def find_online(url, revision):
+    """The same for a folder on Hugging Face, whose files are downloaded."""
+    config = download(f"{url}/config.json")
+    pinned = [p for p in PINNED.values() if p["revision"] == revision]
+    for name in FILES:
+        known = {k: pinned[0][k] for k in ("size", "sha256")} if pinned and name == "model.safetensors" else {}
         try:
-            path = download(base + name, **checks)
+            path = download(f"{url}/{name}", **known)
         except UserError as e:
-            missing = e
+            if "answers 404" not in str(e):
+                raise
             continue
-        return ([download(base + shard) for shard in read_index(path)] if "index" in name else [path]), config
-    raise missing
+        return [download(f"{url}/{shard}") for shard in read_index(path)] if name == INDEX else [path], config
+    raise UserError(f"{url}: none of {', '.join(FILES)} is there")
 
 
 def read_json(path):
