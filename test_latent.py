@@ -431,6 +431,7 @@ def test_prepare_train_sample_as_a_user_would(tmp_path):
     assert command(tmp_path, "prepare_hops.py", *sizes).returncode == 0
     files = {name: data.load_json(tmp_path / "data" / f"{name}.json") for name in ("train", "valid", "test")}
     assert [len(problems) for problems in files.values()] == [200, 20, 30]
+    seen = []
     for p in sum(files.values(), []):
         *nodes, _, node = p["question"].split()
         arrows = dict(zip(nodes[::2], nodes[1::2]))
@@ -438,6 +439,8 @@ def test_prepare_train_sample_as_a_user_would(tmp_path):
             assert arrows[node] == step
             node = step
         assert p["answer"] == node and len(p["steps"]) == 3
+        seen.append((frozenset(arrows.items()), p["question"].split()[-1]))
+    assert len(set(seen)) == 250, "a circle with the same start occurs twice"
 
     trained = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
     assert trained.returncode == 0, trained.stderr
