@@ -75,6 +75,7 @@ class TrainConfig:
     eval_batch_size: int = option(250, "questions answered at once in an evaluation", least=1)
     max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution", least=0)
     log_every: int = option(50, "steps between progress lines", least=1)
+    save_minutes: float = option(10.0, "save at least so often, and after every evaluation", least=0)
     out_dir: str = option("out/hops", "where checkpoints and log.txt go")
     resume: bool = option(False, "go on with the run in out_dir")
     overwrite: bool = option(False, "discard the run in out_dir and start again")

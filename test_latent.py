@@ -365,7 +365,7 @@ def test_read_answer():
 def test_evaluate_counts_what_is_right():
     """Catches answers held against the wrong problem, an uneven last batch that is lost, and miscounted tokens."""
     cfg, tok, _ = words(eval_batch_size=3, max_new_tokens=6, n_embd=24, n_head=3)
-    model = train.make_model(cfg, tok).double()
+    model = train.new_model(cfg, tok).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
@@ -471,6 +471,7 @@ def run_to_the_end(flags, stop_at=()):
             run.save_last()
             run.log("junk", 0.0)  # something that was logged after the checkpoint, before the lights went out
             torch.manual_seed(12345)
+            run.lock.close()  # as if the process had ended
             run = train.Run(parse(TrainConfig, [*flags, "--resume"], ""))
             assert run.at["total"] == total
     return run
@@ -493,6 +494,36 @@ def test_resumed_equals_never_stopped(tmp_path, monkeypatch):
         {**s["at"], "seconds": 0, "results": [r[:2] for r in s["at"]["results"]]} for s in saved
     ][1]
     assert open("whole/log.txt").read() == open("parts/log.txt").read()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
+    """Catches two processes that overwrite each other's checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--out_dir=out"]
+    first = train.Run(parse(TrainConfig, flags, ""))
+    with pytest.raises(UserError, match="out: another run is writing here"):
+        train.Run(parse(TrainConfig, flags, ""))
+    first.lock.close()
+    train.Run(parse(TrainConfig, flags, ""))
+
+
+@pytest.mark.parametrize("what", ["weights", "gradient"])
+def test_numbers_that_are_not_finite_stop_the_run_at_once(what, tmp_path, monkeypatch):
+    """Catches a run that goes on with NaN, or that saves it: the checkpoint on disk is the last good one."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run = train.Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out"], ""))
+    train.train_stage(run, stop=lambda: run.at["total"] == 12)
+    run.save_last()
+    if what == "weights":
+        run.model.wpe.weight.data[3, 0] = math.inf
+    else:  # the loss is finite, its gradient is not
+        run.model.ln_f.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(UserError, match=r"stage 0, step 13, training examples \[\d+(, \d+){7}\]; out.ckpt.pt holds"):
+        train.train_stage(run, stop=lambda: False)
+    model, _, _, saved = train.load_checkpoint(run.last)
+    assert saved["at"]["total"] == 12 and all(p.isfinite().all() for p in model.parameters())
 
 
 def test_a_stage_is_left_when_mastered_or_with_a_warning(tmp_path, monkeypatch, capsys):

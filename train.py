@@ -25,6 +25,8 @@ from evaluate import describe, evaluate, show_answer, show_progress, show_result
 from model import GPT, GPTConfig
 from tokenizer import SPECIALS, make_tokenizer
 
+FORMAT = 1  # of checkpoints; to be raised when older programs or files will not do any more
+
 # ---------------------------------------------------------------- one step
 
 
@@ -58,8 +60,9 @@ def train_step(model, optimizer, rows, cfg):
         loss = loss * (count_scored(micro) / n_scored)
         loss.backward()
         total = total + loss.detach()
-    if cfg.grad_clip:
-        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+    if not (total + norm).isfinite():  # before the optimizer has seen it: the weights are still good
+        raise FloatingPointError(f"loss {total.item():.3g}, norm of the gradient {norm.item():.3g}")
     optimizer.step()
     optimizer.zero_grad()
     return total
@@ -103,6 +106,8 @@ def load_checkpoint(path):
     """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["format"] != FORMAT:
+            raise UserError(f"{path}: a checkpoint of format {saved['format']}, expected {FORMAT}")
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
         model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
@@ -116,23 +121,35 @@ def load_checkpoint(path):
     return model.eval(), cfg, tok, saved
 
 
+def lock(path):
+    """An open file that no other process can lock until this one ends, however it ends; UserError if one has."""
+    file = open(path, "w")
+    try:
+        import fcntl  # not on Windows, where two runs in one folder go unnoticed
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        raise UserError(
+            f"{os.path.dirname(path)}: another run is writing here: wait for it, or choose --out_dir"
+        ) from None
+    return file
+
+
 class Run:
     """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
 
-    FREE = {
-        "resume",
-        "overwrite",
-        "out_dir",
-        "device",
-        "log_every",
-        "eval_batch_size",
-    }  # a resumed run may change these
+    # what a resumed run may change
+    FREE = {"resume", "overwrite", "out_dir", "device", "log_every", "eval_batch_size", "save_minutes"}
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, pick_device(cfg.device)
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             raise UserError(f"{self.last} is there from another run: --resume goes on with it, --overwrite discards it")
+        os.makedirs(cfg.out_dir, exist_ok=True)
+        self.lock = lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed)
         self.load_data()
         self.make_plan()
@@ -143,12 +160,12 @@ class Run:
         if saved:
             self.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["rng"])
-        os.makedirs(cfg.out_dir, exist_ok=True)
         if cfg.overwrite:
             for path in (self.last, self.best):
                 if os.path.exists(path):
                     os.remove(path)
-        self.log_file = open(os.path.join(cfg.out_dir, "log.txt"), "a", encoding="utf-8")  # noqa: SIM115
+        self.saved = time.time()
+        self.log_file = open(os.path.join(cfg.out_dir, "log.txt"), "a", encoding="utf-8")
         # what an interrupted run logged after its last checkpoint will come again
         self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
@@ -197,12 +214,14 @@ class Run:
             "pieces": self.pieces,
             "stage": self.plan[min(self.at["index"], len(self.plan) - 1)],
             "at": self.at,
+            "format": FORMAT,
         }
         torch.save(checkpoint | more, path + ".tmp")
         os.replace(path + ".tmp", path)
 
     def save_last(self):
         self.save(self.last, optimizer=self.optimizer.state_dict(), rng=torch.get_rng_state())
+        self.saved = time.time()
 
     def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
@@ -260,7 +279,7 @@ def train_stage(run, stop):
             show_answer(run, stage)
             at["results"].append((stage, at["step"], at["seconds"], at["valid"]))
             at.update(index=index + 1, step=0)
-        if evaluated:
+        if evaluated or time.time() - run.saved > cfg.save_minutes * 60:
             run.save_last()
 
 
