@@ -387,6 +387,7 @@ def test_training_goes_on_from_weights(checkpoint, capsys):
     assert all(torch.equal(t, saved[k]) for k, t in run.model.state_dict().items())
     run.save(run.best)
     assert train.load_checkpoint(run.best)[1].n_layer == 2
+    run.lock.close()
     with pytest.raises(UserError, match="the tokenizer 'words' has"):
         train.Run(parse(TrainConfig, [*flags, "--tokenizer=words"], ""))
 

@@ -256,9 +256,12 @@ def train_stage(run, stop):
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         chosen = order[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        loss = train_step(
-            run.model, run.optimizer, [data.segments(problems[i], k, cfg, run.tok) for i, k in chosen], cfg
-        )
+        rows = [data.segments(problems[i], k, cfg, run.tok) for i, k in chosen]
+        try:
+            loss = train_step(run.model, run.optimizer, rows, cfg)
+        except FloatingPointError as e:
+            where = f"stage {stage}, step {at['step'] + 1}, training examples {[i for i, _ in chosen]}"
+            raise UserError(f"training broke down ({e}) at {where}; {run.last} holds the last good state") from None
         at["step"] += 1
         at["total"] += 1
 
