@@ -165,7 +165,7 @@ class Run:
                 if os.path.exists(path):
                     os.remove(path)
         self.saved = time.time()
-        self.log_file = open(os.path.join(cfg.out_dir, "log.txt"), "a", encoding="utf-8")
+        self.open_log()
         # what an interrupted run logged after its last checkpoint will come again
         self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
@@ -201,13 +201,19 @@ class Run:
         self.at = saved["at"]
         return saved
 
+    def open_log(self):
+        os.makedirs(self.cfg.out_dir, exist_ok=True)
+        self.log_file = open(os.path.join(self.cfg.out_dir, "log.txt"), "a", encoding="utf-8")
+
     def log(self, stream, value):
+        if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
+            self.open_log()
         self.log_file.write(f"{self.at['total']} {stream} {value:.6g}\n")
         self.log_file.flush()
 
     def save(self, path, **more):
         """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
-        self.at["log_size"] = os.path.getsize(self.log_file.name)
+        self.at["log_size"] = os.fstat(self.log_file.fileno()).st_size
         checkpoint = {
             "model": self.model.state_dict(),
             "config": dataclasses.asdict(self.cfg),
@@ -216,7 +222,13 @@ class Run:
             "at": self.at,
             "format": FORMAT,
         }
-        torch.save(checkpoint | more, path + ".tmp")
+        os.makedirs(self.cfg.out_dir, exist_ok=True)  # somebody may have tidied up
+        try:
+            torch.save(checkpoint | more, path + ".tmp")
+        except (OSError, RuntimeError) as e:  # torch's words for a full disk differ from version to version
+            if os.path.exists(path + ".tmp"):
+                os.remove(path + ".tmp")
+            raise UserError(f"cannot write {path}.tmp, is the disk full? {str(e).splitlines()[0][:99]}") from None
         os.replace(path + ".tmp", path)
 
     def save_last(self):
