@@ -83,11 +83,8 @@ def pick_device(name):
 
 def new_model(cfg, tok, vocab_size=None):
     """A model with random weights; vocab_size: as the tokenizer's, unless given."""
-    try:
-        sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-        return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
-    except ValueError as e:
-        raise UserError(e) from None
+    sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
+    return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
 
 
 def pretrained_model(source, cfg, tok):
@@ -160,10 +157,9 @@ class Run:
         if saved:
             self.optimizer.load_state_dict(saved["optimizer"])
             torch.set_rng_state(saved["rng"])
-        if cfg.overwrite:
-            for path in (self.last, self.best):
-                if os.path.exists(path):
-                    os.remove(path)
+        for path in (self.last, self.best):
+            if cfg.overwrite and os.path.exists(path):
+                os.remove(path)
         self.saved = time.time()
         self.open_log()
         # what an interrupted run logged after its last checkpoint will come again
