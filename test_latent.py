@@ -496,6 +496,16 @@ def test_resumed_equals_never_stopped(tmp_path, monkeypatch):
     assert open("whole/log.txt").read() == open("parts/log.txt").read()
 
 
+def test_the_seed_decides_everything(tmp_path, monkeypatch):
+    """Catches a random number from elsewhere: the same seed gives the same weights, another one other weights."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=3", "--uniform_prob=0.3"]
+    runs = [run_to_the_end([*flags, f"--out_dir=out{i}", f"--seed={seed}"]) for i, seed in enumerate((1, 1, 2))]
+    weights = [torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
     """Catches two processes that overwrite each other's checkpoints."""
     monkeypatch.chdir(tmp_path)
