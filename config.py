@@ -21,6 +21,11 @@ class UserError(ValueError):
     """Something that the user can put right. cli() prints it in one line and exits with code 2."""
 
 
+def first_line(e):
+    """The first line of an exception's message, or its name if it has none."""
+    return (str(e).strip() or type(e).__name__).splitlines()[0][:120]
+
+
 def option(default, doc, choices=(), least=-math.inf, most=math.inf):
     """A field with its line of --help and the values that it may have: some, or from least to most."""
     return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "range": (least, most)})
@@ -41,9 +46,7 @@ class TrainConfig:
     c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0)
     max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", least=0)
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
-    uniform_prob: tuple[float, ...] = option(
-        (0.0,), "chance of a random stage for an example, in each stage", least=0.0
-    )
+    uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
@@ -179,6 +182,8 @@ def parse(cls, argv, doc, takes_file=False):
     kinds, file, flags, argv = typing.get_type_hints(cls), None, {}, list(argv)
     while argv:
         arg = argv.pop(0)
+        if not arg.isascii() and any("\ud800" <= c <= "\udfff" for c in arg):
+            raise UserError(f"{arg!r} is not UTF-8")
         if arg in ("-h", "--help"):
             print_help(cls, doc)
             sys.exit(0)
@@ -196,6 +201,7 @@ def parse(cls, argv, doc, takes_file=False):
             if follows is None:
                 raise UserError(f"--{name}: a value is missing")
             text = argv.pop(0)
+        text = text.replace("\\n", "\n") if name.endswith("_format") else text  # a shell does not do it
         flags[name] = check(cls, name, text if kinds.get(name) is str else literal(text), "command line")
     return cls(**{**(read_config_file(cls, file) if file else {}), **flags})
 

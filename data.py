@@ -18,7 +18,7 @@ import json
 import os
 import re
 import time
-import zipfile
+from contextlib import suppress
 from itertools import chain
 from typing import NamedTuple
 
@@ -39,15 +39,20 @@ class Problem(NamedTuple):
     answer: list[int]
 
 
+def check_exists(path):
+    """UserError if there is no such data file, with the script that makes it."""
+    if not os.path.exists(path):
+        script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py"
+        hint = f"; `python {script}` makes it" if os.path.exists(script) else ""
+        raise UserError(f"{path}: no such file{hint}")
+
+
 def load_json(path):
     """The problems of a data file as dicts; UserError says what is wrong, and where."""
+    check_exists(path)
     try:
         with open(path, encoding="utf-8-sig") as f:
             problems = json.load(f)
-    except FileNotFoundError:
-        script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py"
-        hint = f"; `python {script}` makes it" if os.path.exists(script) else ""
-        raise UserError(f"{path}: no such file{hint}") from None
     except (ValueError, RecursionError) as e:  # broken JSON or broken UTF-8; the message has line and column
         raise UserError(f"{path}: not JSON: {e}") from None
     if not isinstance(problems, list) or not problems:
@@ -126,15 +131,16 @@ def encode(problems, cfg, tok):
 
 def load(path, cfg, tok, pieces=()):
     """The Problems of a data file, checked. Their tokens are kept beside it, in path + ".npz", for the next time."""
+    check_exists(path)
     with open(path, "rb") as f:
         key = hashlib.sha256(f.read())
-    for part in (cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
-        key.update(part.encode() + b"\0")
+    for part in ("1", cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
+        key.update(part.encode() + b"\0")  # "1": to be raised when encode() changes
     try:
         with np.load(path + ".npz") as cache:
             fresh = cache["key"] == key.hexdigest()
             problems = Problems(cache["tokens"], cache["bounds"], cache["first"]) if fresh else None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):  # none yet, or not a whole one
+    except Exception:  # there is none yet, or not a whole one: numpy and zipfile have many words for it
         problems = None
     if problems is None:
         raw = load_json(path)
@@ -145,10 +151,12 @@ def load(path, cfg, tok, pieces=()):
                     f"{path}: example {i}: its answer contains {mark!r}, which marks answers (answer_format)"
                 )
         problems = encode(raw, cfg, tok)
-        with open(path + ".npz.tmp", "wb") as f:
-            np.savez(f, key=key.hexdigest(), tokens=problems.tokens, bounds=problems.bounds, first=problems.first)
-        os.replace(path + ".npz.tmp", path + ".npz")
+        arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
+        with suppress(OSError), open(f"{path}.{os.getpid()}.tmp", "wb") as f:  # if not: then it takes longer next time
+            np.savez(f, key=key.hexdigest(), **arrays)
+            os.replace(f.name, path + ".npz")
     check_lengths(problems, cfg, tok, path)
+    problems.key = key.hexdigest()
     return problems
 
 

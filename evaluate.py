@@ -2,10 +2,18 @@
 Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
 """
 
+from contextlib import nullcontext
+
 import torch
 
 import data
 from tokenizer import EOS
+
+
+def precision(cfg, device):
+    """A context that multiplies matrices in bfloat16, if cfg.dtype and the device say so; weights stay float32."""
+    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
 def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
@@ -39,7 +47,8 @@ def evaluate(model, problems, stage, cfg, tok):
     """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
-    solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
+    with precision(cfg, model.wte.weight.device):
+        solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
     model.train()
     answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems

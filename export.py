@@ -14,8 +14,8 @@ import sys
 import tiktoken
 
 from config import UserError, cli
-from tokenizer import SPECIALS
-from train import load_checkpoint
+from run import load_checkpoint
+from tokenizer import EOS, SPECIALS
 from weights import is_projection, write_safetensors
 
 
@@ -79,19 +79,19 @@ def main(argv):
             return 0
         raise UserError("expected two arguments: a checkpoint and a folder")
     path, folder = argv
-    model, cfg, _, _ = load_checkpoint(path)
+    model, cfg, tok, _ = load_checkpoint(path)
     os.makedirs(folder, exist_ok=True)
-    c, eos = model.config, 50256
+    c, eos = model.config, tok.encode_single_token(EOS)
     tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in model.state_dict().items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     config = {
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
         "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+        "bos_token_id": eos, "eos_token_id": eos,
         "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
     }  # fmt: skip
     if cfg.tokenizer == "gpt2":
-        config |= {"bos_token_id": eos, "eos_token_id": eos}
         write_tokenizer(folder, c.block_size)
     else:
         print(f"no tokenizer written: {cfg.tokenizer!r} is none of Hugging Face's", file=sys.stderr)

@@ -98,8 +98,13 @@ def main(argv):
                 f"{path}: no such file; --from wants {', '.join(s[0] for s in SOURCES[cfg.source].values())}"
             )
         splits[split] = read_lines(path, parse_line)
-        print(f"{path}: {len(splits[split]):,} problems (the published file has {expected:,})")
+        note = "as published" if len(splits[split]) == expected else f"WARNING: the published file has {expected:,}"
+        print(f"{path}: {len(splits[split]):,} problems ({note})")
     if "valid" not in splits:
+        if len(splits["train"]) <= HELD_OUT:
+            raise UserError(
+                f"{len(splits['train'])} training problems, but {HELD_OUT} of them are needed for validation"
+            )
         splits["train"], splits["valid"] = splits["train"][:-HELD_OUT], splits["train"][-HELD_OUT:]
 
     tok = make_tokenizer("gpt2")

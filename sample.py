@@ -17,8 +17,8 @@ import torch
 import data
 from config import TrainConfig, UserError, cli, option, parse
 from evaluate import solve
+from run import load_checkpoint, pick_device, pretrained_model
 from tokenizer import make_tokenizer
-from train import load_checkpoint, pick_device, pretrained_model
 
 
 @dataclass
@@ -27,7 +27,9 @@ class SampleConfig:
     init_from: str = option(
         "", "weights from elsewhere instead: gpt2, ..., hf:owner/name, a file or a folder (weights.py)"
     )
-    latent: int | None = option(None, "number of thoughts; by default as many as in training", least=0)
+    latent: int | None = option(
+        None, "number of thoughts; by default as many as in training (with --init_from: none)", least=0
+    )
     question: str = option("", "a question to answer")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
     count: int = option(3, "how many of the file's questions", least=1)
@@ -57,9 +59,11 @@ def show_token(tok, token):
 def load(args):
     """(model, cfg, tokenizer, the stage it was trained in, or None if that is not known)."""
     if args.init_from:
-        tok = make_tokenizer("gpt2")
-        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2"), tok)
-        print(args.init_from)
+        if not (args.question or args.file):
+            raise UserError("--init_from: expected --question or --file with it")
+        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
+        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
+        print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, None
     path = find_checkpoint(args.out_dir)
     model, cfg, tok, saved = load_checkpoint(path)

@@ -5,6 +5,7 @@ Each test names the mistake that it would catch. `naive_*` is the slow truth: on
 attention by hand, the whole sequence computed again for every thought.
 """
 
+import gc
 import json
 import math
 import os
@@ -25,6 +26,7 @@ import sample
 import train
 from config import TrainConfig, UserError, cli, parse
 from model import GPT, GPTConfig, KVCache
+from run import Run, load_checkpoint, new_model
 from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS, make_tokenizer
 
 VOCAB, BLOCK = 23, 40
@@ -365,7 +367,7 @@ def test_read_answer():
 def test_evaluate_counts_what_is_right():
     """Catches answers held against the wrong problem, an uneven last batch that is lost, and miscounted tokens."""
     cfg, tok, _ = words(eval_batch_size=3, max_new_tokens=6, n_embd=24, n_head=3)
-    model = train.new_model(cfg, tok).double()
+    model = new_model(cfg, tok).double()
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
@@ -397,6 +399,19 @@ def test_micro_batches_do_not_change_the_step():
         weights.append(torch.cat([loss[None], *(p.flatten() for p in model.parameters())]))
         assert_close(weights[-1], weights[0], 1e-10)
     assert (weights[0][1:] - torch.cat([p.flatten() for p in tiny().parameters()])).abs().max() > 1e-3
+
+
+def test_single_stage_methods_train_as_long_as_the_curriculum():
+    """Catches baselines that get more or fewer steps than the method that they are compared with."""
+    here = os.path.dirname(os.path.abspath(__file__))
+    for name, lengths in (("gsm8k", [6, 3, 3, 3, 35]), ("gsm8k_cot", [50]), ("gsm8k_no_cot", [50])):
+        run = Run.__new__(Run)  # the plan alone: the problems' numbers are all that it needs
+        run.cfg = parse(
+            TrainConfig, [os.path.join(here, "configs", f"{name}.py"), "--batch_size=1"], "", takes_file=True
+        )
+        run.problems = {"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}  # one problem of six steps
+        run.make_plan()
+        assert run.lengths == lengths
 
 
 def test_learning_rate():
@@ -463,7 +478,7 @@ def test_prepare_train_sample_as_a_user_would(tmp_path):
 
 def run_to_the_end(flags, stop_at=()):
     """A run in this process, stopped after each of the given numbers of steps and resumed; returns it, finished."""
-    run = train.Run(parse(TrainConfig, flags, ""))
+    run = Run(parse(TrainConfig, flags, ""))
     for total in (*stop_at, None):
         while run.at["index"] < len(run.plan) and run.at["total"] != total:
             train.train_stage(run, stop=lambda at=run.at, total=total: at["total"] == total)
@@ -472,7 +487,7 @@ def run_to_the_end(flags, stop_at=()):
             run.log("junk", 0.0)  # something that was logged after the checkpoint, before the lights went out
             torch.manual_seed(12345)
             run.lock.close()  # as if the process had ended
-            run = train.Run(parse(TrainConfig, [*flags, "--resume"], ""))
+            run = Run(parse(TrainConfig, [*flags, "--resume"], ""))
             assert run.at["total"] == total
     return run
 
@@ -506,16 +521,48 @@ def test_the_seed_decides_everything(tmp_path, monkeypatch):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
+    """Catches a checkpoint that goes on with other settings or other data, or is replaced by them."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--out_dir=out"]
+    run = Run(parse(TrainConfig, flags, ""))
+    train.train_stage(run, stop=lambda: run.at["total"] == 5)
+    run.save_last()
+    run.lock.close()
+    before = open(run.last, "rb").read()
+
+    def refused(*more):
+        with pytest.raises(UserError) as e:
+            Run(parse(TrainConfig, [*flags, *more, "--resume"], ""))
+        assert open(run.last, "rb").read() == before
+        message = str(e.value)
+        del e  # holds the refused run, and that its lock
+        gc.collect()
+        return message
+
+    assert "n_layer was 1, now 2; lr was (0.001,), now (0.5,)" in refused("--lr=0.5", "--n_layer=2")
+    assert "method was 'coconut', now 'no_cot'" in refused("--method=no_cot")
+    saved = torch.load(run.last)
+    torch.save(saved | {"format": 99}, run.last)
+    before = open(run.last, "rb").read()
+    assert "format 99, expected 1" in refused()
+    torch.save(saved, run.last)
+    before = open(run.last, "rb").read()
+    prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=data", "--seed=3"])
+    assert "the files in data are others" in refused()
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
     """Catches two processes that overwrite each other's checkpoints."""
     monkeypatch.chdir(tmp_path)
     prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
     flags = [*hops_flags(), "--out_dir=out"]
-    first = train.Run(parse(TrainConfig, flags, ""))
+    first = Run(parse(TrainConfig, flags, ""))
     with pytest.raises(UserError, match="out: another run is writing here"):
-        train.Run(parse(TrainConfig, flags, ""))
+        Run(parse(TrainConfig, flags, ""))
     first.lock.close()
-    train.Run(parse(TrainConfig, flags, ""))
+    Run(parse(TrainConfig, flags, ""))
 
 
 @pytest.mark.parametrize("what", ["weights", "gradient"])
@@ -523,7 +570,7 @@ def test_numbers_that_are_not_finite_stop_the_run_at_once(what, tmp_path, monkey
     """Catches a run that goes on with NaN, or that saves it: the checkpoint on disk is the last good one."""
     monkeypatch.chdir(tmp_path)
     prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
-    run = train.Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out"], ""))
+    run = Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out"], ""))
     train.train_stage(run, stop=lambda: run.at["total"] == 12)
     run.save_last()
     if what == "weights":
@@ -532,7 +579,7 @@ def test_numbers_that_are_not_finite_stop_the_run_at_once(what, tmp_path, monkey
         run.model.ln_f.weight.register_hook(lambda gradient: gradient * math.nan)
     with pytest.raises(UserError, match=r"stage 0, step 13, training examples \[\d+(, \d+){7}\]; out.ckpt.pt holds"):
         train.train_stage(run, stop=lambda: False)
-    model, _, _, saved = train.load_checkpoint(run.last)
+    model, _, _, saved = load_checkpoint(run.last)
     assert saved["at"]["total"] == 12 and all(p.isfinite().all() for p in model.parameters())
 
 
@@ -564,7 +611,7 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert p.returncode == 130
     again = shlex.split(rest[rest.index("to go on: ") :])[3:]
     assert again == ["python", "train.py", *argv[3:], "--resume"]
-    assert train.load_checkpoint(tmp_path / "out/ckpt.pt")[3]["at"]["total"] >= 5
+    assert load_checkpoint(tmp_path / "out/ckpt.pt")[3]["at"]["total"] >= 5
     changed = command(tmp_path, "train.py", *argv[3:], "--resume", "--n_layer=2")
     assert changed.returncode == 2 and "n_layer was 1, now 2" in changed.stderr
     fresh = command(tmp_path, "train.py", *argv[3:], "--overwrite", "--steps=5")
@@ -632,10 +679,9 @@ def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
     for name, text in {
         "typo.py": '"""A config."""\nbatch_sise = 3\n', "code.py": "import os\n", "broken.py": "lr = = 3\n",
         "typed.py": "n_layer = 'two'\n",
-        "broken/train.json": '[{"question": "",\n  "steps": [}]',
-        "keyless/train.json": json.dumps([PROBLEM, {"question": "q", "steps": []}]),
-        "mistyped/train.json": json.dumps([{**PROBLEM, "steps": ["a", 1]}]), "empty/train.json": "[]",
-        **splits("good", PROBLEM), **splits("long", PROBLEM, LONG),
+        **dict.fromkeys(splits("broken"), '[{"question": "",\n  "steps": [}]'), **splits("empty"),
+        **splits("keyless", PROBLEM, {"question": "q", "steps": []}), **splits("good", PROBLEM),
+        **splits("mistyped", {**PROBLEM, "steps": ["a", 1]}), **splits("long", PROBLEM, LONG),
         **splits("marked", {**PROBLEM, "answer": "a ### b"}), **splits("half", {**PROBLEM, "question": "\ud83d"}),
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -5,6 +5,7 @@ The short form runs with all tests. The long one (20 kills, 2,000 files, 300 com
     TRUST=long python -m pytest test_trust.py -s
 """
 
+import dataclasses
 import json
 import os
 import random
@@ -20,7 +21,8 @@ import torch
 
 import prepare_hops
 import train
-from config import cli
+from config import TrainConfig, cli
+from run import load_checkpoint
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -114,7 +116,7 @@ def test_folder_deleted_underneath(data_dir):
         shutil.rmtree("out")
         _, err = p.communicate(timeout=60)
     assert (p.returncode, err) == (0, "")
-    assert train.load_checkpoint("out/ckpt.pt")[3]["at"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
+    assert load_checkpoint("out/ckpt.pt")[3]["at"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
 
 
 # ---------------------------------------------------------------- nonsense
@@ -226,17 +228,13 @@ def test_broken_data_files(data_dir, capsys, monkeypatch):
 def test_broken_command_lines_and_config_files(data_dir, capsys, monkeypatch):
     """Catches tracebacks and settings that are taken for something else."""
     rng, n, outcomes = random.Random(1), 300 if LONG else 60, {0: 0, 2: 0}
-    names = [
-        f.name
-        for f in train.dataclasses.fields(train.TrainConfig)
-        if f.name not in ("out_dir", "data_dir", "init_from")
-    ]
+    names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out_dir", "data_dir", "init_from")]
     values = (
         """ 0 1 -1 2 3.5 1e400 nan inf true True () (1, 1,2 1,,2 [1] {} 'x' None coconut cot chars bot {[]:1} é
                 --seed 0x10 1_0""".split()
         + ["", "a b", "\x00", "1" * 5000, "(" * 300]
     )
-    fitting = {f.name: f.default for f in train.dataclasses.fields(train.TrainConfig)}
+    fitting = {f.name: f.default for f in dataclasses.fields(TrainConfig)}
     fitting = {k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in fitting.items()}
     for _ in range(n):
         settings = [(rng.choice(names), rng.choice(values)) for _ in range(rng.randrange(1, 4))]

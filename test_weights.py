@@ -18,11 +18,12 @@ import torch
 import data
 import export
 import prepare_gsm8k
-import train
+import sample
 import weights
 from config import TrainConfig, UserError, parse
 from evaluate import solve
 from model import GPT, GPTConfig
+from run import Run, load_checkpoint, pretrained_model
 from tokenizer import make_tokenizer
 from weights import SIZES, is_projection, read_safetensors, write_safetensors
 
@@ -171,6 +172,40 @@ def test_other_tensors_are_refused_by_name(tmp_path):
     assert "ln_f.bias is [9]" in load(lambda state: state.update({"ln_f.bias": torch.ones(9)}))
     assert "lm_head.weight differs" in load(lambda state: state.update({"lm_head.weight": torch.ones(61, 8)}))
     assert "no matrices wte.weight" in load(lambda state: state.pop("wpe.weight"))
+
+
+def test_other_architectures_are_refused(tmp_path):
+    """Catches a model that has the tensors of a GPT-2, but computes something else with them."""
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
+    for change in (
+        {"activation_function": "gelu"},
+        {"scale_attn_by_inverse_layer_idx": True},
+        {"layer_norm_epsilon": 1e-6},
+    ):
+        json.dump({"n_head": 2} | change, open(tmp_path / "config.json", "w"))
+        with pytest.raises(UserError, match=f"config.json: {[*change][0]} is"):
+            GPT.from_pretrained(str(tmp_path))
+    for config in ([], 3, None, {"n_head": 3}, {"n_head": "2"}, {"n_head": 0}):
+        json.dump(config, open(tmp_path / "config.json", "w"))
+        with pytest.raises(UserError, match="config.json|n_head"):
+            GPT.from_pretrained(str(tmp_path))
+
+
+def test_another_vocabulary_is_warned_of(tmp_path, gpt2, capsys):
+    """syvb's addition checkpoints know 50,261 tokens: <bot>, <sep>, <eot>, <act> after GPT-2's."""
+    torch.save(openai_state(random_gpt(vocab_size=50261, n_embd=4), "transformer."), tmp_path / "model.pt")
+    json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
+    cfg = TrainConfig(tokenizer="gpt2")
+    model, cfg = pretrained_model(str(tmp_path / "model.pt"), cfg, gpt2)
+    assert "WARNING" in capsys.readouterr().out and model.config.vocab_size == 50261 and cfg.block_size == 32
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"\x80\x02}q\x00.", b"not a checkpoint"])
+def test_broken_checkpoints_are_one_line(content, tmp_path):
+    (tmp_path / "model.pt").write_bytes(content)
+    for load in (load_checkpoint, GPT.from_pretrained):
+        with pytest.raises(UserError, match="model.pt: (not a|expected)"):
+            load(str(tmp_path / "model.pt"))
 
 
 class Intruder:
@@ -325,7 +360,7 @@ def checkpoint(tmp_path, monkeypatch, gpt2):
     for split in ("train", "valid", "test"):
         json.dump(problems, open(f"data/{split}.json", "w"))
     flags = "--data_dir=data --tokenizer=gpt2 --n_layer=2 --n_head=2 --n_embd=16 --out_dir=run --device=cpu".split()
-    run = train.Run(parse(TrainConfig, flags, ""))
+    run = Run(parse(TrainConfig, flags, ""))
     with torch.no_grad():
         for p in run.model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
@@ -342,7 +377,7 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
     export.main([path, "exported"])
     theirs = transformers.GPT2LMHeadModel.from_pretrained("exported").eval()
     tokenizer = transformers.GPT2Tokenizer.from_pretrained("exported")
-    model, cfg, tok, _ = train.load_checkpoint(path)
+    model, cfg, tok, _ = load_checkpoint(path)
     assert torch.equal(
         GPT.from_pretrained("exported").state_dict()["h.1.attn.c_proj.weight"], model.h[1].attn.c_proj.weight
     )
@@ -378,18 +413,34 @@ def test_exported_tokenizer_is_gpt2s(tmp_path, gpt2):
     assert theirs("<|start-latent|><|end-latent|><|latent|>").input_ids == [50257, 50258, 50259]
 
 
+def test_sample_from_weights_of_others(checkpoint, capsys):
+    """Catches defaults that only fit a run of our own."""
+    path, _ = checkpoint
+    export.main([path, "exported"])
+    question = ["--init_from=exported", "--question=Tom has 3 cats.", "--max_new_tokens=4", "--device=cpu"]
+    sample.main([*question, "--latent=3"])
+    out = capsys.readouterr().out
+    assert "thought 3" in out and "between <bot> and <eot>" in out and "WARNING" not in out
+    sample.main(question)
+    assert "plain text" in capsys.readouterr().out
+    sample.main(["--init_from=exported", "--file=data/test.json", "--count=2", "--max_new_tokens=4", "--device=cpu"])
+    assert capsys.readouterr().out.count("question ") == 2
+    with pytest.raises(UserError, match="--question or --file"):
+        sample.main(["--init_from=exported"])
+
+
 def test_training_goes_on_from_weights(checkpoint, capsys):
     """Catches weights that are loaded and then replaced, or sizes in the checkpoint that are not the model's."""
     path, _ = checkpoint
     flags = f"--data_dir=data --tokenizer=gpt2 --init_from={path} --out_dir=more --device=cpu --n_layer=7".split()
-    run = train.Run(parse(TrainConfig, flags, ""))
+    run = Run(parse(TrainConfig, flags, ""))
     saved = torch.load(path)["model"]
     assert all(torch.equal(t, saved[k]) for k, t in run.model.state_dict().items())
     run.save(run.best)
-    assert train.load_checkpoint(run.best)[1].n_layer == 2
+    assert load_checkpoint(run.best)[1].n_layer == 2
     run.lock.close()
     with pytest.raises(UserError, match="the tokenizer 'words' has"):
-        train.Run(parse(TrainConfig, [*flags, "--tokenizer=words"], ""))
+        Run(parse(TrainConfig, [*flags, "--tokenizer=words"], ""))
 
 
 @pytest.mark.network

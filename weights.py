@@ -12,7 +12,7 @@ import re
 
 import torch
 
-from config import UserError
+from config import UserError, first_line
 from download import download
 
 # name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
@@ -28,6 +28,16 @@ HUB = "https://huggingface.co"
 INDEX = "model.safetensors.index.json"  # names the files over which a large model is spread
 FILES = "model.safetensors", INDEX, "pytorch_model.bin"
 DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8}  # some files' mask buffers, which are left out in the end
+# what a config.json may say, since this is what model.py computes
+FIXED = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
 
 
 # ---------------------------------------------------------------- safetensors: length, JSON header, packed bytes
@@ -147,20 +157,19 @@ def read_index(path):
     return shards
 
 
-def read_pickle(path, n_head=None):
-    """({name: tensor}, n_head) of a torch.save file: somebody's state dict, or our own checkpoint. Never runs code."""
+def read_pickle(path):
+    """({name: tensor}, config or {}) of a torch.save file: a state dict, or our own checkpoint. Never runs code."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch and pickle have a dozen ways to refuse a file
-        raise UserError(f"{path}: not a file of weights alone: {str(e).splitlines()[0][:100]}") from None
+        raise UserError(f"{path}: not a file of weights alone: {first_line(e)}") from None
     ours = isinstance(saved, dict) and {"model", "config", "pieces"} <= saved.keys()
     tensors = saved["model"] if ours else saved
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+    if not isinstance(tensors, dict) or not all(type(k) is str and torch.is_tensor(t) for k, t in tensors.items()):
         raise UserError(f"{path}: expected a state dict: names and tensors")
-    if not ours:
-        return tensors, n_head
-    # our nn.Linear is (out, in), as OpenAI's projections are (in, out)
-    return {k: t.T if is_projection(k) else t for k, t in tensors.items()}, saved["config"]["n_head"]
+    if ours:  # our nn.Linear is (out, in); as OpenAI's then, for the rest of this file
+        tensors = {k: t.T if is_projection(k) else t for k, t in tensors.items()}
+    return tensors, saved["config"] if ours else {}
 
 
 def is_projection(name):
@@ -174,16 +183,25 @@ def read_weights(source):
     source: a name in SIZES, hf:owner/name[@revision], a folder, a .safetensors file, a torch.save file. Prefixes of
     other programs are taken off, mask buffers left out, and copies of the tied head checked and dropped.
     """
-    paths, config = find(source)
-    tensors, n_head = {}, config and read_json(config).get("n_head")
+    paths, config_path = find(source)
+    tensors, config = {}, read_json(config_path) if config_path else {}
+    if not isinstance(config, dict):
+        raise UserError(f"{config_path}: expected {{name: value}}")
+    for name, known in FIXED.items():
+        if config.get(name, known[0]) not in known:
+            raise UserError(f"{config_path}: {name} is {config[name]!r}, but GPT-2 has {known[0]!r}")
     for path in paths:
         if path.endswith(".safetensors"):
             tensors.update(read_safetensors(path))
         else:
-            more, n_head = read_pickle(path, n_head)
+            more, own_config = read_pickle(path)
             tensors.update(more)
+            config = own_config or config
+    n_tensors = len(tensors)
     for prefix in ("module.", "base_causallm.", "transformer."):  # DistributedDataParallel, official Coconut, HF
         tensors = {k.removeprefix(prefix): t for k, t in tensors.items()}
+    if len(tensors) < n_tensors:
+        raise UserError(f"{source}: some tensors have the same name but for a prefix")
     tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", k)}
     if not all(k in tensors and tensors[k].dim() == 2 for k in ("wte.weight", "wpe.weight")):
         raise UserError(f"{source}: not a GPT-2: it has no matrices wte.weight and wpe.weight")
@@ -192,9 +210,8 @@ def read_weights(source):
             raise UserError(f"{source}: {copy} differs from wte.weight: not a GPT-2, whose head is tied")
     (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
     n_layer = len({k.split(".")[1] for k in tensors if re.match(r"h\.\d+\.", k)})
-    n_head = n_head or {(layers, width): heads for layers, heads, width in SIZES.values()}.get((n_layer, n_embd))
-    if not isinstance(n_head, int) or n_head < 1 or n_embd % n_head:
-        raise UserError(
-            f"{source}: n_head is {n_head}: a config.json beside the weights should say how many heads there are"
-        )
+    openai = {(layers, width): heads for layers, heads, width in SIZES.values()}
+    n_head = config.get("n_head", openai.get((n_layer, n_embd)))
+    if type(n_head) is not int or n_head < 1 or n_embd % n_head:
+        raise UserError(f"{source}: n_head is {n_head}; a config.json beside the weights should say how many there are")
     return tensors, dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=vocab_size)

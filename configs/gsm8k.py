@@ -12,10 +12,10 @@ markers = "both"  # also in stage 0, where the official code has none (it starts
 
 epochs = (6, 3, 3, 3, 35)  # 50 in all
 batch_size = 128
-micro_batch_size = 32  # what fits into 24 GB; the result does not depend on it
+micro_batch_size = 32  # what fits into 24 GB; but for dropout's random numbers the result does not depend on it
+dtype = "auto"  # bfloat16 where the GPU has it; the paper's runs are in float32
 lr = 1e-4  # constant, no warm-up, no clipping
 weight_decay = 0.01
 dropout = 0.1  # as GPT-2 was pretrained
 
-eval_every = 0  # once an epoch
 max_new_tokens = 128

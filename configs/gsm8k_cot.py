@@ -5,9 +5,9 @@ out_dir = "out/gsm8k_cot"
 init_from = "gpt2"
 tokenizer = "gpt2"
 method = "cot"
-max_latent_stage = 0  # no curriculum: one stage
 
-epochs = 25  # the best of them on the validation file is tested, so more do no harm
+max_latent_stage = 3
+epochs = (6, 3, 3, 3, 35)  # gsm8k.py's stages; this method has only one, which gets the 50 epochs of all of them
 batch_size = 128
 micro_batch_size = 32
 lr = 1e-4

@@ -1,0 +1,218 @@
+"""
+A training run: its data, plan, model and optimizer, and the files in which it survives whatever happens.
+
+run = Run(cfg) has everything that train.py needs; load_checkpoint reads a model back. `at` says how far a run has
+come; with weights, moments and random state that is all a checkpoint holds, so a resumed run equals one never stopped.
+"""
+
+import dataclasses
+import math
+import os
+import time
+
+import torch
+
+import data
+from config import TrainConfig, UserError, check, first_line
+from evaluate import evaluate
+from model import GPT, GPTConfig
+from tokenizer import SPECIALS, make_tokenizer
+
+SIZES = "n_layer", "n_head", "n_embd", "block_size"  # what comes with weights from elsewhere
+FORMAT = 1  # of checkpoints; to be raised when older programs or files will not do any more
+
+
+def new_optimizer(model, cfg):
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, cfg.beta2), weight_decay=cfg.weight_decay)
+
+
+def pick_device(name):
+    """The name of a device that works here; UserError if it does not."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as e:  # each backend has its own way to say no
+        raise UserError(f"--device={name} does not work here: {first_line(e)}") from None
+    return name
+
+
+def new_model(cfg, tok, vocab_size=None):
+    """A model with random weights; vocab_size: as the tokenizer's, unless given."""
+    sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
+    return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
+
+
+def pretrained_model(source, cfg, tok):
+    """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
+    model = GPT.from_pretrained(source, cfg.dropout)
+    found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
+    if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
+        raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
+    like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
+    if found > wanted:
+        print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
+    model.grow_vocab(wanted, like[0] if len(like) == 1 else None)
+    return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
+
+
+def load_checkpoint(path):
+    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        if saved["format"] != FORMAT:
+            raise UserError(f"{path}: a checkpoint of format {saved['format']}, expected {FORMAT}")
+        cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
+        tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
+        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
+        model.load_state_dict(saved["model"])
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
+    except UserError:
+        raise
+    except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of ours
+        raise UserError(f"{path}: not a checkpoint of this project: {first_line(e)}") from None
+    return model.eval(), cfg, tok, saved
+
+
+def lock(path):
+    """An open file that no other process can lock until this one ends, however it ends; UserError if one has."""
+    file = open(path, "w")
+    try:
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        raise UserError(
+            f"{os.path.dirname(path)}: another run is writing here: wait for it, or choose --out_dir"
+        ) from None
+    return file
+
+
+class Run:
+    """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
+
+    # what a resumed run may change
+    FREE = {
+        "resume",
+        "overwrite",
+        "out_dir",
+        "device",
+        "log_every",
+        "eval_batch_size",
+        "micro_batch_size",
+        "save_minutes",
+    }
+
+    def __init__(self, cfg):
+        self.cfg, self.device = cfg, pick_device(cfg.device)
+        self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
+        if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
+            raise UserError(f"{self.last} is there from another run: --resume goes on with it, --overwrite discards it")
+        os.makedirs(cfg.out_dir, exist_ok=True)
+        self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+        torch.manual_seed(cfg.seed)
+        self.saved = load_checkpoint(self.last) if cfg.resume else None
+        self.load_data()
+        self.make_plan()
+        self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
+        self.model.to(self.device).train()
+        self.optimizer = new_optimizer(self.model, cfg)
+        if cfg.resume:
+            self.go_on(self.saved[1], self.saved[3])
+        self.saved = None
+        for path in (self.last, self.best):
+            if cfg.overwrite and os.path.exists(path):
+                os.remove(path)
+        self.saved_at = time.time()
+        self.open_log()
+        # what an interrupted run logged after its last checkpoint will come again
+        self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
+
+    def load_data(self):
+        """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
+        cfg, paths = self.cfg, {name: f"{self.cfg.data_dir}/{name}.json" for name in ("train", "valid", "test")}
+        for path in paths.values():
+            data.check_exists(path)
+        self.pieces = [] if cfg.tokenizer == "gpt2" else data.find_pieces(data.load_json(paths["train"]), cfg)
+        self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
+        if cfg.resume:
+            self.model = self.saved[0]
+            cfg = dataclasses.replace(
+                cfg, **{k: getattr(self.saved[1], k) for k in SIZES if cfg.init_from != "scratch"}
+            )
+        elif cfg.init_from == "scratch":
+            self.model = new_model(cfg, self.tok)
+        else:
+            self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
+        self.cfg = cfg
+        self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
+
+    def make_plan(self):
+        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one."""
+        self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
+        self.longest = int(self.problems["train"].n_steps.max())
+        self.plan, n_stages = data.stages(self.cfg, self.longest)
+        lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
+        lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
+        self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
+
+    def go_on(self, saved_cfg, saved):
+        """Take up a checkpoint; UserError if settings or data are not those that it was trained with."""
+        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
+        differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in self.FREE and old[k] != new[k]]
+        if saved["data"] != self.data_keys() and not differing:
+            differing = [f"the files in {self.cfg.data_dir} are others"]
+        if differing:
+            raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
+        self.at = saved["at"]
+        self.optimizer.load_state_dict(saved["optimizer"])
+        torch.set_rng_state(saved["rng"])
+
+    def data_keys(self):
+        return [problems.key for problems in self.problems.values()]
+
+    def open_log(self):
+        os.makedirs(self.cfg.out_dir, exist_ok=True)
+        self.log_file = open(os.path.join(self.cfg.out_dir, "log.txt"), "a", encoding="utf-8")
+
+    def log(self, stream, value):
+        if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
+            self.open_log()
+        self.log_file.write(f"{self.at['total']} {stream} {value:.6g}\n")
+        self.log_file.flush()
+
+    def save(self, path, **more):
+        """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
+        self.at["log_size"] = os.fstat(self.log_file.fileno()).st_size
+        checkpoint = {
+            "model": self.model.state_dict(),
+            "config": dataclasses.asdict(self.cfg),
+            "pieces": self.pieces,
+            "stage": self.plan[min(self.at["index"], len(self.plan) - 1)],
+            "data": self.data_keys(),
+            "at": self.at,
+            "format": FORMAT,
+        }
+        os.makedirs(self.cfg.out_dir, exist_ok=True)  # somebody may have tidied up
+        try:
+            torch.save(checkpoint | more, path + ".tmp")
+        except (OSError, RuntimeError) as e:  # torch's words for a full disk differ from version to version
+            if os.path.exists(path + ".tmp"):
+                os.remove(path + ".tmp")
+            raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
+        os.replace(path + ".tmp", path)
+
+    def save_last(self):
+        self.save(self.last, optimizer=self.optimizer.state_dict(), rng=torch.get_rng_state())
+        self.saved_at = time.time()
+
+    def validate(self, stage):
+        """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
+        self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        for name, value in valid.items():
+            self.log(f"valid/{name}", value)
+        if valid["accuracy"] > self.at["best"]:
+            self.at["best"] = valid["accuracy"]
+            self.save(self.best)
