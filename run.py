@@ -94,16 +94,7 @@ class Run:
     """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
 
     # what a resumed run may change
-    FREE = {
-        "resume",
-        "overwrite",
-        "out_dir",
-        "device",
-        "log_every",
-        "eval_batch_size",
-        "micro_batch_size",
-        "save_minutes",
-    }
+    FREE = "resume overwrite out_dir device log_every eval_batch_size micro_batch_size save_every save_minutes".split()
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, pick_device(cfg.device)
@@ -169,6 +160,8 @@ class Run:
         self.at = saved["at"]
         self.optimizer.load_state_dict(saved["optimizer"])
         torch.set_rng_state(saved["rng"])
+        if self.device.startswith("cuda") and saved["cuda_rng"]:
+            torch.cuda.set_rng_state_all(saved["cuda_rng"])
 
     def data_keys(self):
         return [problems.key for problems in self.problems.values()]
@@ -205,7 +198,11 @@ class Run:
         os.replace(path + ".tmp", path)
 
     def save_last(self):
-        self.save(self.last, optimizer=self.optimizer.state_dict(), rng=torch.get_rng_state())
+        rng = {
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all(),
+        }  # the latter is [] without a GPU
+        self.save(self.last, optimizer=self.optimizer.state_dict(), **rng)
         self.saved_at = time.time()
 
     def validate(self, stage):

@@ -104,7 +104,8 @@ def train_stage(run, stop):
             show_answer(run, stage)
             at["results"].append((stage, at["step"], at["seconds"], at["valid"]))
             at.update(index=index + 1, step=0)
-        if evaluated or time.time() - run.saved_at > cfg.save_minutes * 60:
+        save = cfg.save_every and at["step"] % cfg.save_every == 0
+        if evaluated or save or time.time() - run.saved_at > cfg.save_minutes * 60:
             run.save_last()
 
 
