@@ -43,7 +43,7 @@ def check_exists(path):
     """UserError if there is no such data file, with the script that makes it."""
     if not os.path.exists(path):
         script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py"
-        hint = f"; `python {script}` makes it" if os.path.exists(script) else ""
+        hint = f"; `python {script}` makes it" if os.path.exists(script) else "; README.md says what belongs there"
         raise UserError(f"{path}: no such file{hint}")
 
 
@@ -171,7 +171,8 @@ def check_lengths(problems, cfg, tok, path):
             prefix, n, suffix, _ = segments(problems[i], stage, cfg, tok)
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
-                raise UserError(f"{path}: example {i} is too long: {lengths}, but block_size is {cfg.block_size}")
+                needed = f"block_size is {cfg.block_size}, {len(prefix) + n + len(suffix)} or more would do"
+                raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
 
 
 def read_answer(text, cfg):

@@ -85,7 +85,7 @@ def duration(seconds):
 
 def show_progress(run, stage, loss, lr, ms):
     at, n_steps = run.at, run.lengths[run.at["index"]]
-    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * ms / 1000
+    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * at["seconds"] / at["step"]
     valid = "accuracy    -   |thought|   - "
     if at["valid"]:
         valid = f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}"
@@ -103,7 +103,7 @@ def show_answer(run, stage):
     text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1))
     run.model.train()
     answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
-    thinks = f"thinks {len(thoughts)} times and " if len(thoughts) else ""
+    thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     print(f"  the model {thinks}writes:  {text.strip()}", end="")
     print("   (right)" if answer == right else f"   (wrong: the answer is {right})", flush=True)

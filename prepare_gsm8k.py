@@ -117,8 +117,8 @@ def main(argv):
         problems = data.load(path, settings, tok)  # tokenises, and keeps the tokens for training
         print(f"{path}: {len(problems):,} problems, {len(problems.tokens):,} tokens")
     print(f"\nfor example: {splits['train'][0]}")
-    question, steps, answer = problem = data.encode(splits["train"][:1], settings, tok)[0]
-    print(f"in tokens:   {[tok.decode([t]) for t in question + sum(steps, []) + answer]}\n             {problem}")
+    question, steps, answer = data.encode(splits["train"][:1], settings, tok)[0]
+    print(f"in tokens:   {[tok.decode([t]) for t in question + sum(steps, []) + answer]}")
 
 
 if __name__ == "__main__":

@@ -100,13 +100,14 @@ class Run:
         self.cfg, self.device = cfg, pick_device(cfg.device)
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
-            raise UserError(f"{self.last} is there from another run: --resume goes on with it, --overwrite discards it")
-        os.makedirs(cfg.out_dir, exist_ok=True)
-        self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+            ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
+            raise UserError(f"{self.last} is there from an earlier run: {ways}")
         torch.manual_seed(cfg.seed)
         self.saved = load_checkpoint(self.last) if cfg.resume else None
         self.load_data()
         self.make_plan()
+        os.makedirs(cfg.out_dir, exist_ok=True)
+        self.lock = lock(os.path.join(cfg.out_dir, "lock"))
         self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
         self.optimizer = new_optimizer(self.model, cfg)
@@ -145,6 +146,8 @@ class Run:
         self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
         self.longest = int(self.problems["train"].n_steps.max())
         self.plan, n_stages = data.stages(self.cfg, self.longest)
+        if len(self.plan) > 1 and self.longest < self.cfg.max_latent_stage:
+            print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
         lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
         lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]

@@ -3,7 +3,7 @@ Ask a trained model, and look into its thoughts: for each, its norm and the toke
 
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py --latent=0                            # the same model, not allowed to think
-    python sample.py --question="a b b c c a start a" --latent=8
+    python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --latent=2
     python sample.py --init_from=FOLDER --latent=6 --question="Tom has 3 apples and eats one. How many are left?"
     python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10
 """
@@ -30,7 +30,7 @@ class SampleConfig:
     latent: int | None = option(
         None, "number of thoughts; by default as many as in training (with --init_from: none)", least=0
     )
-    question: str = option("", "a question to answer")
+    question: str | None = option(None, "a question to answer")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
     count: int = option(3, "how many of the file's questions", least=1)
     top: int = option(5, "tokens to show for each thought", least=1)
@@ -46,7 +46,7 @@ def find_checkpoint(out_dir):
     folders = [out_dir] if out_dir else sorted(glob.glob("out/*/"), key=os.path.getmtime)
     found = [p for f in folders for name in ("ckpt.pt", "best.pt") if os.path.exists(p := os.path.join(f, name))]
     if not found:
-        raise UserError(f"{out_dir or 'out'}: no checkpoint there; `python train.py configs/hops.py` makes one")
+        raise UserError(f"{out_dir or 'out'}: no checkpoint there; `python train.py configs/NAME.py` makes one")
     return found[-1]
 
 
@@ -59,7 +59,7 @@ def show_token(tok, token):
 def load(args):
     """(model, cfg, tokenizer, the stage it was trained in, or None if that is not known)."""
     if args.init_from:
-        if not (args.question or args.file):
+        if not args.file and args.question is None:
             raise UserError("--init_from: expected --question or --file with it")
         tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
@@ -67,7 +67,13 @@ def load(args):
         return model.eval(), cfg, tok, None
     path = find_checkpoint(args.out_dir)
     model, cfg, tok, saved = load_checkpoint(path)
-    print(f"{path}: {cfg.method}, stage {saved['stage']}")
+    latest = "" if args.out_dir else " (the latest run; --out_dir=FOLDER for another)"
+    print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
+    if args.question and cfg.tokenizer != "gpt2":
+        asked = {"question": args.question, "steps": [], "answer": ""}
+        unknown = {*data.find_pieces([asked], cfg)} - {*saved["pieces"]}
+        if unknown:
+            print(f"WARNING: these are not in the training data: {' '.join(repr(p.strip()) for p in sorted(unknown))}")
     return model, cfg, tok, saved["stage"]
 
 
@@ -96,24 +102,27 @@ def main(argv):
     model, cfg, tok, stage = load(args)
     model.to(pick_device(args.device))
     torch.manual_seed(args.seed)
-    if args.question:  # as if it had as many steps as there are stages
+    if args.question is not None:  # as if it had as many steps as there are stages
         problems = [{"question": args.question, "steps": [""] * (cfg.max_latent_stage + 1), "answer": ""}]
     else:
         problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
     problems = data.encode(problems, cfg, tok)
     prompts = make_prompts(problems, cfg, tok, stage, args.latent)
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
-    solved = solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
+    n_right, solved = 0, solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
     for problem, (text, _, thoughts) in zip(problems, solved):
         print(f"\nquestion    {tok.decode(problem.question).strip()}")
         chances = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
         for i, thought in enumerate(thoughts):
             tokens = zip(chances.indices[i].tolist(), chances.values[i].tolist())
-            shown = "  ".join(f"{show_token(tok, token)} {chance:.1%}" for token, chance in tokens)
+            shown = "  ".join(f"{show_token(tok, token)} {100 * chance:.3g}%" for token, chance in tokens)
             print(f"thought {i + 1:<3} norm {thought.norm():5.1f}   {shown}")
-        right = data.right_answer(problem, cfg, tok)
-        verdict = "(right)" if data.read_answer(text, cfg) == right else f"(wrong: {right})"
-        print(f"writes      {text.strip()}   {verdict if right else ''}")
+        expected = data.right_answer(problem, cfg, tok)
+        right = data.read_answer(text, cfg) == expected
+        n_right += right
+        print(f"writes      {text.strip()}   {'' if not expected else '(right)' if right else f'(wrong: {expected})'}")
+    if args.question is None:
+        print(f"\n{n_right} of {len(problems)} right")
 
 
 if __name__ == "__main__":

@@ -659,7 +659,7 @@ def splits(folder, *problems):
         (["--data_dir=long"], ["long/train.json", "example 1", "82 + 0 + 11 positions", "block_size is 64"]),
         (
             ["--data_dir=long", "--max_latent_stage=6", "--c_thought=5", "--block_size=101", "--pad_latent_to_max"],
-            ["example 1", "82 + 20 + ", "at stage 4", "block_size is 101"],
+            ["example 1", "82 + 20 + ", "at stage 4", "block_size is 101, 1"],
         ),
         (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
         (["--data_dir=half", "--tokenizer=chars"], ["half/train.json", "example 0", "no character"]),

@@ -64,7 +64,9 @@ def train_stage(run, stop):
     if at["step"] == 0:
         run.log("stage", stage)
         at.update(seconds=0.0, best=-1.0, valid={})
-    print(f"\nstage {stage} of {run.plan[-1]}: {describe(cfg, stage, run.longest)}", flush=True)
+    title = f"stage {stage} of {run.plan[-1]}" if len(run.plan) > 1 else f"{cfg.method}, a single stage"
+    begun = f" (going on after step {at['step']})" if at["step"] else ""
+    print(f"\n{title}: {describe(cfg, stage, run.longest)}{begun}", flush=True)
     order, began, clock = None, time.time() - at["seconds"], (time.time(), at["step"])
 
     while at["index"] == index and not stop():

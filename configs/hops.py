@@ -14,7 +14,7 @@ c_thought = 1  # a step is one token: with as many thoughts, what follows stays 
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages: without it some seeds get lost in stage 3 or 4
 peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
 
-# Stage 0 stays at chance for some 500 steps, then jumps: a fixed length would be too short for one seed or too long for
+# Stage 0 stays at chance for some 400 steps, then jumps: a fixed length would be too short for one seed or too long for
 # the next. So a stage ends when the model has mastered it, and these are only the limits.
 master_at = 0.999
 steps = (3000, 1000)
