@@ -186,6 +186,7 @@ class Run:
             "model": self.model.state_dict(),
             "config": dataclasses.asdict(self.cfg),
             "pieces": self.pieces,
+            "longest": self.longest,
             "stage": self.plan[min(self.at["index"], len(self.plan) - 1)],
             "data": self.data_keys(),
             "at": self.at,

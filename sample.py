@@ -57,24 +57,24 @@ def show_token(tok, token):
 
 
 def load(args):
-    """(model, cfg, tokenizer, the stage it was trained in, or None if that is not known)."""
+    """(model, cfg, tokenizer, the stage it was trained in or None if that is not known, most steps of a problem)."""
     if args.init_from:
         if not args.file and args.question is None:
             raise UserError("--init_from: expected --question or --file with it")
         tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
-        return model.eval(), cfg, tok, None
+        return model.eval(), cfg, tok, None, 0
     path = find_checkpoint(args.out_dir)
     model, cfg, tok, saved = load_checkpoint(path)
     latest = "" if args.out_dir else " (the latest run; --out_dir=FOLDER for another)"
     print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
     if args.question and cfg.tokenizer != "gpt2":
         asked = {"question": args.question, "steps": [], "answer": ""}
-        unknown = {*data.find_pieces([asked], cfg)} - {*saved["pieces"]}
+        unknown = {*data.find_pieces([asked], cfg)} - {*saved["pieces"], " "}
         if unknown:
             print(f"WARNING: these are not in the training data: {' '.join(repr(p.strip()) for p in sorted(unknown))}")
-    return model, cfg, tok, saved["stage"]
+    return model, cfg, tok, saved["stage"], saved["longest"]
 
 
 def make_prompts(problems, cfg, tok, stage, latent):
@@ -99,11 +99,11 @@ def make_prompts(problems, cfg, tok, stage, latent):
 @torch.no_grad()
 def main(argv):
     args = parse(SampleConfig, argv, __doc__)
-    model, cfg, tok, stage = load(args)
+    model, cfg, tok, stage, longest = load(args)
     model.to(pick_device(args.device))
     torch.manual_seed(args.seed)
-    if args.question is not None:  # as if it had as many steps as there are stages
-        problems = [{"question": args.question, "steps": [""] * (cfg.max_latent_stage + 1), "answer": ""}]
+    if args.question is not None:  # as if it needed as many steps as the longest problem
+        problems = [{"question": args.question, "steps": [""] * longest, "answer": ""}]
     else:
         problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
     problems = data.encode(problems, cfg, tok)
