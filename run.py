@@ -195,11 +195,13 @@ class Run:
         os.makedirs(self.cfg.out_dir, exist_ok=True)  # somebody may have tidied up
         try:
             torch.save(checkpoint | more, path + ".tmp")
+            os.replace(path + ".tmp", path)
         except (OSError, RuntimeError) as e:  # torch's words for a full disk differ from version to version
+            if not os.path.isdir(self.cfg.out_dir):  # tidied up in this very moment
+                return self.save(path, **more)
             if os.path.exists(path + ".tmp"):
                 os.remove(path + ".tmp")
             raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
-        os.replace(path + ".tmp", path)
 
     def save_last(self):
         rng = {
