@@ -216,6 +216,6 @@ class Run:
         self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
-        if valid["accuracy"] > self.at["best"]:
+        if valid["accuracy"] > self.at["best"] or not os.path.exists(self.best):
             self.at["best"] = valid["accuracy"]
             self.save(self.best)
