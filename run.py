@@ -81,12 +81,11 @@ def lock(path):
         import fcntl
 
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
+    except BlockingIOError:
+        folder = os.path.dirname(path)
+        raise UserError(f"{folder}: another run is writing here: wait for it, or choose another --out_dir") from None
+    except (ImportError, OSError):  # no locks on Windows, nor on some network file systems
         pass
-    except OSError:
-        raise UserError(
-            f"{os.path.dirname(path)}: another run is writing here: wait for it, or choose --out_dir"
-        ) from None
     return file
 
 
@@ -131,9 +130,8 @@ class Run:
         self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
         if cfg.resume:
             self.model = self.saved[0]
-            cfg = dataclasses.replace(
-                cfg, **{k: getattr(self.saved[1], k) for k in SIZES if cfg.init_from != "scratch"}
-            )
+            if cfg.init_from != "scratch":
+                cfg = dataclasses.replace(cfg, **{k: getattr(self.saved[1], k) for k in SIZES})
         elif cfg.init_from == "scratch":
             self.model = new_model(cfg, self.tok)
         else:
