@@ -202,10 +202,8 @@ class Run:
             raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
 
     def save_last(self):
-        rng = {
-            "rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state_all(),
-        }  # the latter is [] without a GPU
+        # the GPU's states are [] where there is none
+        rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
         self.save(self.last, optimizer=self.optimizer.state_dict(), **rng)
         self.saved_at = time.time()
 

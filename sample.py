@@ -115,7 +115,7 @@ def main(argv):
         chances = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
         for i, thought in enumerate(thoughts):
             tokens = zip(chances.indices[i].tolist(), chances.values[i].tolist())
-            shown = "  ".join(f"{show_token(tok, token)} {100 * chance:.3g}%" for token, chance in tokens)
+            shown = "  ".join(f"{show_token(tok, t)} {f'{p:.1%}' if p > 0.001 else '<0.1%'}" for t, p in tokens)
             print(f"thought {i + 1:<3} norm {thought.norm():5.1f}   {shown}")
         expected = data.right_answer(problem, cfg, tok)
         right = data.read_answer(text, cfg) == expected

@@ -37,7 +37,10 @@ def count_scored(rows):
 
 
 def train_step(model, optimizer, rows, cfg):
-    """One optimizer step on rows of segments, in micro-batches. Returns the loss (a tensor, nats per scored token)."""
+    """One optimizer step on rows of segments, in micro-batches. Returns the loss (a tensor, nats per scored token).
+
+    FloatingPointError, before any weight is changed, if the loss or the gradient is not finite.
+    """
     size, total = cfg.micro_batch_size or len(rows), 0.0
     n_scored, device = count_scored(rows), model.wte.weight.device
     for start in range(0, len(rows), size):
