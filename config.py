@@ -31,6 +31,10 @@ def option(default, doc, choices=(), least=-math.inf, most=math.inf):
     return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "range": (least, most)})
 
 
+TARGETS = "rest", "next", "frontier"
+METHODS = "coconut", "cot", "no_cot", "icot", "pause", "no_curriculum", "no_thought", "pause_as_thought"
+
+
 @dataclass
 class TrainConfig:
     """Where a setting may have several values, each belongs to one stage, and the last one to all further stages."""
@@ -42,7 +46,7 @@ class TrainConfig:
     step_format: str = option("{}\n", "how a step is written")
     answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
     # method
-    method: str = option("coconut", "what to train", ("coconut", "cot", "no_cot", "pause_as_thought"))
+    method: str = option("coconut", "what to train: a row of the paper's table 1 (METHODS in data.py)", METHODS)
     c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0)
     max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", least=0)
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
@@ -50,6 +54,11 @@ class TrainConfig:
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
+    icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
+    target: str = option(
+        "rest", "to be written after k thoughts: all other steps, or only the next, or a node as far away", TARGETS
+    )
+    names: str = option("", "what nodes are called (a regular expression); renamed, edges shuffled, in each epoch")
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: gpt2, ..., hf:owner/name, a file or a folder"

@@ -15,10 +15,12 @@ given and not written: [<eot>], or nothing.
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
 from contextlib import suppress
+from functools import lru_cache
 from itertools import chain
 from typing import NamedTuple
 
@@ -189,6 +191,14 @@ def right_answer(problem, cfg, tok):
     return read_answer(tok.decode(problem.answer[:-1]), cfg)
 
 
+def is_right(text, problem, stage, cfg, tok):
+    """Whether what was written at a stage is right: its answer, or with another target than "rest" the step."""
+    done, _ = count(len(problem.steps), stage, cfg)
+    if cfg.target != "rest" and done < len(problem.steps):
+        return text in [tok.decode(step) for step in next_steps(problem, done, cfg, tok)]
+    return read_answer(text, cfg) == right_answer(problem, cfg, tok)
+
+
 def write_splits(cfg, draw):
     """Write {train,valid,test}.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
 
@@ -214,7 +224,28 @@ def write_splits(cfg, draw):
         print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]}")
 
 
-# ---------------------------------------------------------------- curriculum
+# ---------------------------------------------------------------- methods and stages
+
+
+class Method(NamedTuple):
+    """What a method trains on; with stages and the other settings, segments() follows from it."""
+
+    row: str  # of the paper's table 1
+    stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
+    instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
+    markers: bool  # whether <bot> and <eot> stand around it
+
+
+METHODS = {  #                       row of table 1                  stages   instead    markers
+    "coconut":          Method("Coconut",                    "all",   "thought", True),
+    "cot":              Method("CoT",                        "first", "",        False),
+    "no_cot":           Method("No-CoT",                     "last",  "",        False),
+    "icot":             Method("iCoT",                       "all",   "",        False),  # tokens go, not steps
+    "pause":            Method("Pause token",                "last",  "pause",   False),
+    "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
+    "no_thought":       Method("Coconut without thought",    "all",   "",        False),
+    "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
+}  # fmt: skip
 
 
 def stages(cfg, longest):
@@ -223,8 +254,8 @@ def stages(cfg, longest):
     Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
     """
     last = cfg.max_latent_stage
-    curriculum = list(range(last + 1 + (longest > last)))
-    return {"cot": [0], "no_cot": [last + 1]}.get(cfg.method, curriculum), len(curriculum)
+    curriculum = list(range(last + 1 + (longest > last and cfg.method != "icot")))
+    return {"first": [0], "last": [last + 1]}.get(METHODS[cfg.method].stages, curriculum), len(curriculum)
 
 
 def of_stage(values, stage):
@@ -233,41 +264,90 @@ def of_stage(values, stage):
 
 
 def count(n_steps, stage, cfg):
-    """(steps that are not written, thoughts in their place) at this stage, of a problem with n_steps.
+    """(steps that are not written, thoughts or pauses in their place) at this stage, of a problem with n_steps.
 
     Stage k takes away k steps and gives k * c_thought thoughts; where there are fewer steps, fewer thoughts as well,
     unless pad_latent_to_max.
     """
-    if cfg.method in ("cot", "no_cot"):
-        return (0 if cfg.method == "cot" else n_steps), 0
     removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
-    return removed, cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
+    n = cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
+    return removed, n if METHODS[cfg.method].instead else 0
 
 
 def make_prompt(question, n, cfg, tok):
     """What the model is given to answer a question with n thoughts: (prefix, n, forced)."""
     bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
-    if cfg.method in ("cot", "no_cot"):
-        return question, n, []
-    prefix = question + [bot] * (cfg.markers != "none")
-    forced = [eot] * (cfg.markers == "both")  # thinking ends when we say so: the model is never asked to predict <eot>
-    return (prefix + [pause] * n, 0, forced) if cfg.method == "pause_as_thought" else (prefix, n, forced)
+    method = METHODS[cfg.method]
+    prefix = question + [bot] * (method.markers and cfg.markers != "none")
+    forced = [eot] * (method.markers and cfg.markers == "both")  # we end the thinking: <eot> is never to be predicted
+    return (prefix + [pause] * n, 0, forced) if method.instead == "pause" else (prefix, n, forced)
 
 
-def split(problem, stage, cfg, tok):
-    """One problem at one stage: its prompt (prefix, n, forced), and the tokens that the model should then write."""
+def split(problem, stage, cfg, tok, rng=None):
+    """One problem at one stage: its prompt (prefix, n, forced), and the tokens that the model should then write.
+
+    With rng as it is trained on: where the method or the target is random, it is drawn anew.
+    """
     removed, n = count(len(problem.steps), stage, cfg)
     read, write = [], problem.steps[removed:]
-    if removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
+    if cfg.method == "icot":  # Deng et al. 2024 (2405.14838): tokens go from the left, now and then some more of them
+        more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
+        gone = cfg.icot_tokens * stage + more if stage < cfg.max_latent_stage else None
+        write = [sum(problem.steps, [])[gone:] if gone is not None else []]
+    elif removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
         read, write = problem.steps[: len(problem.steps) - removed], []
-    return make_prompt(sum(read, problem.question), n, cfg, tok), sum(write, []) + problem.answer
+    written = sum(write, []) + problem.answer
+    if write and cfg.target != "rest":  # "Reasoning by Superposition" (2505.12514): only the step after k thoughts
+        written = next_steps(problem, removed, cfg, tok)
+        written = written[rng.integers(len(written)) if rng else 0] + problem.answer[-1:]
+    return make_prompt(sum(read, problem.question), n, cfg, tok), written
 
 
-def segments(problem, stage, cfg, tok):
+def segments(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as (prefix, n, suffix, labels), in lists of tokens: a row of GPT.forward."""
-    (prefix, n, forced), written = split(problem, stage, cfg, tok)
+    (prefix, n, forced), written = split(problem, stage, cfg, tok, rng)
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     return prefix, n, forced + written, [written[0] if cfg.peek else -100] * len(forced) + written
+
+
+# ---------------------------------------------------------------- graphs in questions
+
+
+@lru_cache
+def is_name(names, tok):
+    """For each token whether it is the name of a node, (V,) bool: the setting `names` matches it."""
+    tokens = [tok.decode_single_token_bytes(t).strip() for t in range(tok.n_vocab)]
+    return np.array([bool(re.fullmatch(names.encode(), t)) for t in tokens])
+
+
+def read_graph(question, cfg, tok):
+    """(edges (E, 2), the rest) of a question in tokens: names come in pairs first, then what is asked."""
+    question = np.array(question)
+    n_edges = int(np.argmin(is_name(cfg.names, tok)[question])) // 2
+    return question[: 2 * n_edges].reshape(-1, 2), question[2 * n_edges :]
+
+
+def next_steps(problem, done, cfg, tok):
+    """What may be written after `done` steps: the next step, then (target "frontier") other nodes as far away."""
+    steps = [problem.steps[done]]
+    if cfg.target == "frontier":
+        edges, asked = read_graph(problem.question, cfg, tok)
+        seen = frontier = {int(asked[is_name(cfg.names, tok)[asked]][0])}  # the first name after the edges: the root
+        for _ in range(done + 1):
+            frontier = {b for a, b in edges.tolist() if a in frontier} - seen
+            seen = seen | frontier
+        steps += [[node] for node in sorted(frontier) if [node] != steps[0]]
+    return steps
+
+
+def augment(problem, cfg, tok, rng):
+    """The same problem with its nodes renamed and its edges in another order."""
+    names = np.flatnonzero(is_name(cfg.names, tok))
+    renamed = np.arange(tok.n_vocab)
+    renamed[names] = rng.permutation(names)
+    edges, asked = read_graph(problem.question, cfg, tok)
+    question = renamed[np.concatenate((rng.permutation(edges).ravel(), asked))].tolist()
+    return Problem(question, [renamed[s].tolist() for s in problem.steps], renamed[problem.answer].tolist())
 
 
 # ---------------------------------------------------------------- batches
@@ -280,9 +360,16 @@ def epoch_order(n_steps, stage, epoch, cfg):
     from 0 .. its number of steps instead.
     """
     rng, size = np.random.default_rng((cfg.seed, stage, epoch)), len(n_steps)
-    order, mixed = rng.permutation(size), rng.random(size) < of_stage(cfg.uniform_prob, stage)
+    chance = of_stage(cfg.uniform_prob, stage) if METHODS[cfg.method].stages == "all" else 0
+    order, mixed = rng.permutation(size), rng.random(size) < chance
     stages = np.where(mixed, (rng.random(size) * (n_steps + 1)).astype(int), stage)
     return list(zip(order.tolist(), stages[order].tolist()))
+
+
+def training_rows(problems, chosen, cfg, tok, rng):
+    """The segments of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
+    drawn = ((problems[i], stage) for i, stage in chosen)
+    return [segments(augment(p, cfg, tok, rng) if cfg.names else p, stage, cfg, tok, rng) for p, stage in drawn]
 
 
 def collate(rows, device="cpu"):

@@ -50,11 +50,12 @@ def evaluate(model, problems, stage, cfg, tok):
     with precision(cfg, model.wte.weight.device):
         solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
     model.train()
+    right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]
     answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
     return {
-        "accuracy": sum(answer == right for answer, right in answers) / len(problems),
-        "number_accuracy": sum(same_number(answer, right) for answer, right in answers) / len(problems),
+        "accuracy": sum(right) / len(problems),
+        "number_accuracy": sum(r or same_number(*pair) for r, pair in zip(right, answers)) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": norms.mean().item() if len(norms) else 0.0,
@@ -69,10 +70,12 @@ def describe(cfg, stage, n_steps):
     removed, n = data.count(n_steps, stage, cfg)
     if not removed:
         return "every step is written"
+    if cfg.method == "icot" and stage < cfg.max_latent_stage:
+        return f"the first {cfg.icot_tokens * stage} tokens of the steps left out, the others are written"
     end = "first" if cfg.remove_from == "front" else "last"
     which = "all steps" if removed == n_steps else f"the {end} {f'{removed} steps' if removed > 1 else 'step'}"
-    thing = "continuous thought" if cfg.method == "coconut" else "<pause> token"
-    instead = f"{n} {thing}{'s' * (n != 1)} in place of {which}, " if n else ""
+    thing = "<pause> token" if data.METHODS[cfg.method].instead == "pause" else "continuous thought"
+    instead = f"{n} {thing}{'s' * (n != 1)} in place of {which}, " if n else f"{which} left out, "
     if removed == n_steps:
         return instead + "nothing is written but the answer"
     return instead + ("the others are written" if end == "first" else "the others are given")
@@ -102,11 +105,12 @@ def show_answer(run, stage):
     prompt, _ = data.split(problem, stage, run.cfg, run.tok)
     text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1))
     run.model.train()
-    answer, right = data.read_answer(text, run.cfg), data.right_answer(problem, run.cfg, run.tok)
+    right = data.is_right(text, problem, stage, run.cfg, run.tok)
     thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     print(f"  the model {thinks}writes:  {text.strip()}", end="")
-    print("   (right)" if answer == right else f"   (wrong: the answer is {right})", flush=True)
+    expected = f"   (wrong: the answer is {data.right_answer(problem, run.cfg, run.tok)})"
+    print("   (right)" if right else expected, flush=True)
 
 
 def show_results(run):

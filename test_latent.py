@@ -19,6 +19,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import config
 import data
 import evaluate
 import prepare_hops
@@ -280,23 +281,100 @@ def words(**settings):
         ({"remove_from": "back"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
         ({"remove_from": "back"}, 1, " a b c d e <bot> | 1 | [<eot>] = g <eos>"),
         ({"remove_from": "back"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
-        ({"method": "pause_as_thought"}, 2, " a b <bot> <pause> <pause> | 0 | [<eot>] f = g <eos>"),
+        ({"target": "next"}, 0, " a b <bot> | 0 | [<eot>] c <eos>"),
+        ({"target": "next"}, 1, " a b <bot> | 1 | [<eot>] d e <eos>"),
+        ({"target": "next"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        # every other row of the paper's table 1, at each stage that it has
         ({"method": "cot"}, 0, " a b | 0 | c d e f = g <eos>"),
         ({"method": "no_cot"}, 3, " a b | 0 | = g <eos>"),
+        ({"method": "pause"}, 3, " a b <pause> <pause> | 0 | = g <eos>"),
+        ({"method": "no_curriculum"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        ({"method": "pause_as_thought"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({"method": "pause_as_thought"}, 1, " a b <bot> <pause> | 0 | [<eot>] d e f = g <eos>"),
+        ({"method": "pause_as_thought"}, 2, " a b <bot> <pause> <pause> | 0 | [<eot>] f = g <eos>"),
+        ({"method": "pause_as_thought"}, 3, " a b <bot> <pause> <pause> | 0 | [<eot>] = g <eos>"),
+        ({"method": "no_thought"}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "no_thought"}, 1, " a b | 0 | d e f = g <eos>"),
+        ({"method": "no_thought"}, 2, " a b | 0 | f = g <eos>"),
+        ({"method": "no_thought"}, 3, " a b | 0 | = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 1, " a b | 0 | d e f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 3, "max_latent_stage": 3}, 1, " a b | 0 | f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 2, " a b | 0 | = g <eos>"),  # the last stage removes what is left
     ],
 )
 def test_segments(settings, stage, expected):
     """Catches any error in what a method shows and scores at a stage."""
     cfg, tok, problem = words(**settings)
-    prefix, n, suffix, labels = data.segments(problem, stage, cfg, tok)
+    assert spell(data.segments(problem, stage, cfg, tok), tok) == expected
+
+
+def spell(row, tok):
+    """A row as text: prefix | number of thoughts | suffix; tokens that are not scored stand in []."""
+    prefix, n, suffix, labels = row
+    assert all(label in (token, -100) for token, label in zip(suffix, labels))
     scored = "".join(
         tok.decode([t]) if t == label else f" [{tok.decode([t]).strip()}]" for t, label in zip(suffix, labels)
     )
     text = f"{tok.decode(prefix)} | {n} |{scored}"
     for token, name in ((BOT, "<bot>"), (EOT, "<eot>"), (PAUSE, "<pause>"), (EOS, "<eos>")):
         text = text.replace(token, " " + name).replace("[ ", "[")
-    assert text == expected
-    assert all(label in (token, -100) for token, label in zip(suffix, labels))
+    return text
+
+
+def test_methods_are_those_of_the_settings():
+    """Catches a method that --help offers and data.py does not know, or the other way round."""
+    assert set(data.METHODS) == set(config.METHODS)
+
+
+def test_icot_removes_some_more_tokens_now_and_then():
+    """Catches an offset that is not drawn by P(o) = (1 - e^-4) e^-4o, in evaluation too, or at the last stage."""
+    cfg, tok, problem = words(method="icot", icot_tokens=1)
+    rng, size = np.random.default_rng(0), 20_000
+    lengths = [len(data.segments(problem, 0, cfg, tok, rng)[2]) for _ in range(size)]
+    assert set(lengths) >= {7, 6, 5}  # c d e f = g <eos>, and what is left after one or two more
+    assert abs(lengths.count(6) / size - (1 - math.exp(-4)) * math.exp(-4)) < 0.003
+    assert spell(data.segments(problem, 2, cfg, tok, rng), tok) == " a b | 0 | = g <eos>"
+
+
+GRAPH = {"question": "1 2 1 3 2 4 3 5 4 6 from 1 to 6 or 5", "steps": ["2", "4", "6"], "answer": "6"}
+
+
+def graph_words(**settings):
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, names=r"\d+", **FORMATS, **settings)
+    tok = make_tokenizer("words", data.find_pieces([GRAPH], cfg))
+    return cfg, tok, data.encode([GRAPH], cfg, tok)[0]
+
+
+def test_augmenting_keeps_the_graph():
+    """Catches a renaming that is not one-to-one, edges torn apart, and an order or names that never change."""
+    cfg, tok, problem = graph_words()
+    texts, rng = set(), np.random.default_rng(0)
+    for _ in range(50):
+        question, steps, answer = data.augment(problem, cfg, tok, rng)
+        edges, asked = data.read_graph(question, cfg, tok)
+        start, end, other = (tok.decode([t]) for t in asked[[1, 3, 5]])
+        (two,), (four,), (six,) = steps
+        one = int(asked[1])
+        (three,) = {b for a, b in edges.tolist() if a == one} - {two}
+        five = int(asked[5])
+        assert {(one, two), (one, three), (two, four), (three, five), (four, six)} == set(map(tuple, edges.tolist()))
+        assert len({one, two, three, four, five, six}) == 6
+        assert tok.decode(asked.tolist()) == f" from{start} to{end} or{other}"
+        assert tok.decode(answer[:-1]) == " =" + end and answer[-1] == problem.answer[-1]
+        texts.add(tok.decode(question))
+    assert len(texts) == 50
+
+
+def test_the_frontier_is_what_is_as_far_away():
+    """Catches a wrong distance, a wrong root, and an answer that counts as right though it is not as far away."""
+    cfg, tok, problem = graph_words(target="frontier", method="coconut")
+    for stage, right in enumerate(({" 2", " 3"}, {" 4", " 5"}, {" 6"})):
+        drawn = {spell(data.segments(problem, stage, cfg, tok, np.random.default_rng(i)), tok) for i in range(30)}
+        begin = f" {GRAPH['question']} <bot> | {stage} | [<eot>]"
+        assert drawn == {f"{begin}{node} <eos>" for node in right}
+        assert {t for t in " 1, 2, 3, 4, 5, 6".split(",") if data.is_right(t, problem, stage, cfg, tok)} == right
+    assert data.is_right(" = 6", problem, 3, cfg, tok) and not data.is_right(" = 5", problem, 3, cfg, tok)
 
 
 def test_peek_scores_the_place_before_eot_with_what_comes_after_it():

@@ -16,6 +16,7 @@ import shlex
 import signal
 import time
 
+import numpy as np
 import torch
 
 import data
@@ -82,7 +83,8 @@ def train_stage(run, stop):
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         chosen = order[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        rows = [data.segments(problems[i], k, cfg, run.tok) for i, k in chosen]
+        rng = np.random.default_rng((cfg.seed, stage, at["step"]))
+        rows = data.training_rows(problems, chosen, cfg, run.tok, rng)
         try:
             loss = train_step(run.model, run.optimizer, rows, cfg)
         except FloatingPointError as e:
@@ -143,7 +145,10 @@ def main(argv):
     for name, value in test.items():
         run.log(f"test/{name}", value)
     as_numbers = f" ({test['number_accuracy']:.1%} as numbers)" if test["number_accuracy"] != test["accuracy"] else ""
-    print(f"\ntest accuracy {test['accuracy']:.1%}{as_numbers} on {len(run.problems['test']):,} problems ({run.best})")
+    took = (
+        f"{len(run.problems['test']):,} problems, {test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
+    )
+    print(f"\ntest accuracy {test['accuracy']:.1%}{as_numbers} on {took} ({run.best})")
     print(f"look at its thoughts: python sample.py --out_dir={cfg.out_dir}")
 
 
