@@ -64,6 +64,11 @@ class KVCache:
         return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
 
+def pick(x, only):
+    """Of x (B, T, ...) each row's position only (B,), as (B, 1, ...)."""
+    return x[torch.arange(len(x), device=x.device), only][:, None]
+
+
 class CausalSelfAttention(nn.Module):
     def __init__(self, config, layer):
         super().__init__()
@@ -71,9 +76,11 @@ class CausalSelfAttention(nn.Module):
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
-    def forward(self, x, cache, mask):
+    def forward(self, x, cache, mask, only=None):
         B, T, C = x.shape
         q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        if only is not None:
+            q, T = pick(q.transpose(1, 2), only).transpose(1, 2), 1
         k, v = cache.append(self.layer, k, v)  # (B, nh, K, hs)
         dropout = self.dropout if self.training else 0.0
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
@@ -101,8 +108,8 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
 
-    def forward(self, x, cache, mask):
-        x = x + self.attn(self.ln_1(x), cache, mask)
+    def forward(self, x, cache, mask, only=None):
+        x = (x if only is None else pick(x, only)) + self.attn(self.ln_1(x), cache, mask, only)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -151,11 +158,12 @@ class GPT(nn.Module):
         """Hidden states (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.wte.weight)
 
-    def read(self, x, real, cache):
+    def read(self, x, real, cache, only=None):
         """Read input embeddings x (B, T, C) as the continuation of what the cache holds.
 
         real (B, T) bool says which of them count. The first call's rows are right-padded, with at least one real
-        position each. Returns the hidden states after ln_f, (B, T, C); where not real they mean nothing.
+        position each. Returns the hidden states after ln_f, (B, T, C); where not real they mean nothing. If only one
+        state of each row is wanted, the last real one, say where: only (B,) gives (B, 1, C) and saves most of a block.
         """
         T, past = x.size(1), cache.real
         K = T if past is None else past.size(1) + T
@@ -167,9 +175,11 @@ class GPT(nn.Module):
         if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
             causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
             mask = (causal & cache.real[:, None, :])[:, None]  # (B, 1, T, K)
-        for block in self.h:
+        for block in self.h[:-1]:
             x = block(x, cache, mask)
-        return self.ln_f(x)
+        if only is not None:  # in the last block the other positions are no more than keys and values
+            mask = cache.real[:, None, None]  # (B, 1, 1, K)
+        return self.ln_f(self.h[-1](x, cache, mask, only))
 
     def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real, room=0):
         """The method: read the prefix, think, read the suffix. Shapes as in forward; room: positions read later on.
@@ -184,8 +194,8 @@ class GPT(nn.Module):
         n = torch.as_tensor(n_thoughts, device=prefix.device).expand(B)  # (B,)
         N = int(n.max())
         cache = KVCache(self.config.n_layer, size=P + N + suffix.size(1) + room)
-        h = self.read(self.wte(prefix), torch.arange(P, device=prefix.device) < prefix_len[:, None], cache)
-        states = [h[row, prefix_len - 1]]  # (B, C), the last real position of each row
+        real = torch.arange(P, device=prefix.device) < prefix_len[:, None]
+        states = [self.read(self.wte(prefix), real, cache, only=prefix_len - 1)[:, 0]]  # (B, C)
         for i in range(N - 1):
             h = self.read(states[-1][:, None], (i < n)[:, None], cache)  # the hidden state *is* the next input
             states.append(h[:, 0])
