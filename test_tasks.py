@@ -227,6 +227,8 @@ def test_generated_problems_are_like_the_official_ones(official):
         assert ours[key] == pytest.approx(theirs[key], rel=0.05), key
     for key in (3, 4, 5, 6):
         assert ours[key] == pytest.approx(theirs[key], abs=0.06), key
+    second = [sum(p["root"] == 1 for p in problems) / len(problems) for problems in (graphs, official)]
+    assert second[0] == pytest.approx(second[1], abs=0.06)  # 65 %: side 2 grows larger, and so deeper
 
 
 @needs_official
