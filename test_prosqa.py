@@ -1,5 +1,5 @@
 """
-The tasks' data: is what a question says true, and its answer the only one?   python -m pytest test_tasks.py
+The tasks' data: is what a question says true, and its answer the only one?   python -m pytest test_prosqa.py
 
 Questions are checked from their text alone, by a search written anew here; each test names the mistake it would catch.
 """
