@@ -74,6 +74,8 @@ class TrainConfig:
     master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", least=0, most=1)
     batch_size: int = option(64, "examples in an optimizer step", least=1)
     micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them", least=0)
+    micro_batch_tokens: int = option(0, "positions in a forward pass, padding included; 0: no limit", least=0)
+    sort_window: int = option(1, "batches whose examples are sorted by length, against padding; 1: no sorting", least=1)
     lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0)
     warmup_steps: int = option(0, "steps of linear warm-up in each stage", least=0)
     min_lr_ratio: float = option(1.0, "cosine decay to this fraction of lr at the stage's end; 1: none", least=0)

@@ -191,8 +191,8 @@ class GPT(nn.Module):
         """
         B, P = prefix.shape
         row = torch.arange(B, device=prefix.device)
-        n = torch.as_tensor(n_thoughts, device=prefix.device).expand(B)  # (B,)
-        N = int(n.max())
+        n = torch.as_tensor(n_thoughts).expand(B)  # (B,); on the CPU, or int() below waits for the GPU
+        N, n = int(n.max()), n.to(prefix.device)
         cache = KVCache(self.config.n_layer, size=P + N + suffix.size(1) + room)
         real = torch.arange(P, device=prefix.device) < prefix_len[:, None]
         states = [self.read(self.wte(prefix), real, cache, only=prefix_len - 1)[:, 0]]  # (B, C)

@@ -319,7 +319,7 @@ def convert(cfg, rng):
         path = os.path.join(cfg.out_dir, f"{split}.json")
         with open(path, "w", encoding="utf-8") as f:
             json.dump(problems, f)
-        print(f"{path}: {len(problems):,} problems, such as {problems[0]}")
+        print(f"{path}: {len(problems):,} problems, such as {problems[0]!s:.400}")
     return splits
 
 

@@ -5,6 +5,7 @@ Each test names the mistake that it would catch. `naive_*` is the slow truth: on
 attention by hand, the whole sequence computed again for every thought.
 """
 
+import dataclasses
 import gc
 import json
 import math
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 import config
 import data
 import evaluate
+import prepare_gsm8k
 import prepare_hops
 import sample
 import train
@@ -415,17 +417,69 @@ def test_a_word_is_one_token_wherever_it_stands():
     assert data.encode([{"question": "g", "steps": [], "answer": "a"}], cfg, tok)[0].question == problem.answer[1:2]
 
 
+def some_problems(lengths):
+    """Problems of the given lengths (question, step, ..., answer), whatever their tokens."""
+    sizes = np.array([n for lens in lengths for n in lens])
+    first = np.cumsum([0, *map(len, lengths)])
+    return data.Problems(np.zeros(sizes.sum(), np.uint16), np.cumsum([0, *sizes]), first)
+
+
 def test_order_depends_on_seed_stage_and_epoch_alone():
     """Catches a global random state, lost or doubled examples, and a wrong share or range of mixed stages."""
-    problems, cfg = np.full(2000, 3), TrainConfig(uniform_prob=(0.4,))
-    order = data.epoch_order(problems, 2, 5, cfg)
-    torch.manual_seed(5)
-    assert order == data.epoch_order(problems, 2, 5, cfg)
-    assert sorted(i for i, _ in order) == list(range(2000))
-    others = [(3, 5, cfg), (2, 6, cfg), (2, 5, TrainConfig(uniform_prob=(0.4,), seed=2))]
-    assert all([i for i, _ in order] != [i for i, _ in data.epoch_order(problems, *other)] for other in others)
-    share = [sum(stage == s for _, stage in order) / 2000 for s in range(4)]
-    assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
+    g = np.random.default_rng(0)
+    problems = some_problems([g.integers(1, 90, 5).tolist() for _ in range(2000)])
+    for window in (1, 7):
+        cfg = TrainConfig(uniform_prob=(0.4,), sort_window=window, batch_size=32)
+        order = data.epoch_order(problems, 2, 5, cfg)
+        torch.manual_seed(5)
+        assert order == data.epoch_order(problems, 2, 5, cfg)
+        assert sorted(i for i, _ in order) == list(range(2000))
+        others = [(3, 5, cfg), (2, 6, cfg), (2, 5, dataclasses.replace(cfg, seed=2))]
+        assert all([i for i, _ in order] != [i for i, _ in data.epoch_order(problems, *other)] for other in others)
+        share = [sum(stage == s for _, stage in order) / 2000 for s in range(4)]
+        assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
+
+
+def padding(rows, batch_size):
+    """The share of positions that are padding, in batches of the rows in their order."""
+    cells = real = 0
+    for start in range(0, len(rows), batch_size):
+        lengths = np.array([(len(prefix), n, len(suffix)) for prefix, n, suffix, _ in rows[start : start + batch_size]])
+        cells, real = cells + len(lengths) * lengths.max(0).sum(), real + lengths.sum()
+    return 1 - real / cells
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_sorting_by_length_leaves_little_padding(stage):
+    """Catches sorting by the wrong lengths: real rows of GSM8K, at most 15 % of all positions are padding."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../shared/data/gsm8k/openai_train.jsonl")
+    if not os.path.exists(path):
+        pytest.skip("GSM8K is not in ../shared/data/gsm8k")
+    cfg = TrainConfig(
+        tokenizer="gpt2", block_size=1024, c_thought=2, max_latent_stage=3, batch_size=32, sort_window=100
+    )
+    tok = make_tokenizer("gpt2")
+    problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
+
+    def rows(cfg):
+        return [data.segments(problems[i], k, cfg, tok) for i, k in data.epoch_order(problems, stage, 0, cfg)]
+
+    assert padding(rows(cfg), 32) <= 0.15 < 0.45 < padding(rows(dataclasses.replace(cfg, sort_window=1)), 32)
+
+
+def test_micro_batches_keep_to_their_limits():
+    """Catches rows that are lost, and micro-batches that are larger than what was asked for."""
+    g = np.random.default_rng(0)
+    rows = [([0] * g.integers(1, 50), int(g.integers(0, 6)), [i] * g.integers(1, 20), []) for i in range(200)]
+    for size, tokens in (0, 0), (16, 0), (0, 300), (3, 300):
+        cfg = TrainConfig(micro_batch_size=size, micro_batch_tokens=tokens)
+        parts = list(data.micro_batches(rows, cfg))
+        assert sorted(suffix[0] for part in parts for _, _, suffix, _ in part) == list(range(200))
+        for part in parts:
+            assert len(part) <= (cfg.micro_batch_size or 200)
+            width = sum(max(lengths) for lengths in zip(*((len(p), n, len(s)) for p, n, s, _ in part)))
+            assert not cfg.micro_batch_tokens or width * len(part) <= cfg.micro_batch_tokens
+        assert len(parts) < 80 or cfg.micro_batch_size == 3
 
 
 def test_read_answer():

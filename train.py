@@ -42,10 +42,8 @@ def train_step(model, optimizer, rows, cfg):
 
     FloatingPointError, before any weight is changed, if the loss or the gradient is not finite.
     """
-    size, total = cfg.micro_batch_size or len(rows), 0.0
-    n_scored, device = count_scored(rows), model.wte.weight.device
-    for start in range(0, len(rows), size):
-        micro = rows[start : start + size]
+    n_scored, device, total = count_scored(rows), model.wte.weight.device, 0.0
+    for micro in data.micro_batches(rows, cfg):
         *inputs, labels = data.collate(micro, device)
         with precision(cfg, device):
             _, loss = model(*inputs, labels)
@@ -76,7 +74,7 @@ def train_stage(run, stop):
     while at["index"] == index and not stop():
         epoch, position = divmod(at["step"], run.epoch_steps)
         if order is None or position == 0:
-            order = data.epoch_order(problems.n_steps, stage, epoch, cfg)
+            order = data.epoch_order(problems, stage, epoch, cfg)
         if at["step"] == 0 or (position == 0 and cfg.reset_optimizer == "epoch"):
             run.optimizer = new_optimizer(run.model, cfg)
         lr = learning_rate(cfg, index, at["step"], n_steps)

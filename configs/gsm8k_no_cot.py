@@ -10,6 +10,7 @@ max_latent_stage = 3
 epochs = (6, 3, 3, 3, 35)  # gsm8k.py's stages; this method has only one, which gets the 50 epochs of all of them
 batch_size = 128
 micro_batch_size = 32
+sort_window = 100
 lr = 1e-4
 weight_decay = 0.01
 dropout = 0.1

@@ -11,6 +11,7 @@ max_latent_stage = 6  # five hops are six steps, so stage 6 writes none
 epochs = (5, 5, 5, 5, 5, 5, 20)  # stages 0 to 6: five each, the last one gets what remains of 50
 batch_size = 128
 micro_batch_size = 8  # as many tokens as 32 of GSM8K's problems (gsm8k.py): problems are three to four times as long
+sort_window = 100  # rows of similar length share a batch
 dtype = "auto"  # bfloat16 where the GPU has it; the paper's runs are in float32
 lr = 1e-4  # constant, no warm-up, no clipping
 weight_decay = 0.01
