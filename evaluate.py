@@ -7,6 +7,7 @@ from contextlib import nullcontext
 import torch
 
 import data
+import parallel
 from tokenizer import EOS
 
 
@@ -48,17 +49,19 @@ def evaluate(model, problems, stage, cfg, tok):
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     with precision(cfg, model.wte.weight.device):
-        solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
+        solved = solve(model, parallel.mine(prompts), tok, most_tokens(problems, cfg), cfg.eval_batch_size)
+        solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
+    solved = parallel.gather(solved)
     model.train()
     right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]
     answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
-    norms = torch.cat([thoughts.norm(dim=-1) for _, _, thoughts in solved])  # of each thought of all problems
+    norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
     return {
         "accuracy": sum(right) / len(problems),
         "number_accuracy": sum(r or same_number(*pair) for r, pair in zip(right, answers)) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
-        "thought_norm": norms.mean().item() if len(norms) else 0.0,
+        "thought_norm": sum(norms) / max(1, len(norms)),
     }
 
 

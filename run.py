@@ -13,13 +13,14 @@ import time
 import torch
 
 import data
+import parallel
 from config import TrainConfig, UserError, check, first_line
 from evaluate import evaluate
 from model import GPT, GPTConfig
 from tokenizer import SPECIALS, make_tokenizer
 
 SIZES = "n_layer", "n_head", "n_embd", "block_size"  # what comes with weights from elsewhere
-FORMAT = 1  # of checkpoints; to be raised when older programs or files will not do any more
+FORMAT = 2  # of checkpoints; to be raised when older programs or files will not do any more
 
 
 def new_optimizer(model, cfg):
@@ -93,10 +94,11 @@ class Run:
     """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
 
     # what a resumed run may change
-    FREE = "resume overwrite out_dir device log_every eval_batch_size micro_batch_size save_every save_minutes".split()
+    FREE = """resume overwrite out_dir device log_every eval_batch_size micro_batch_size micro_batch_tokens save_every
+           save_minutes""".split()
 
     def __init__(self, cfg):
-        self.cfg, self.device = cfg, pick_device(cfg.device)
+        self.cfg, self.device = cfg, parallel.start(pick_device(cfg.device))
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
@@ -105,21 +107,25 @@ class Run:
         self.saved = load_checkpoint(self.last) if cfg.resume else None
         self.load_data()
         self.make_plan()
-        os.makedirs(cfg.out_dir, exist_ok=True)
-        self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+        if parallel.RANK == 0:
+            os.makedirs(cfg.out_dir, exist_ok=True)
+            self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+        torch.manual_seed(cfg.seed + parallel.RANK)  # for dropout: each process has other examples
         self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
+        self.forward = parallel.wrap(self.model)
         self.optimizer = new_optimizer(self.model, cfg)
         if cfg.resume:
             self.go_on(self.saved[1], self.saved[3])
         self.saved = None
-        for path in (self.last, self.best):
-            if cfg.overwrite and os.path.exists(path):
-                os.remove(path)
         self.saved_at = time.time()
-        self.open_log()
-        # what an interrupted run logged after its last checkpoint will come again
-        self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
+        if parallel.RANK == 0:
+            for path in (self.last, self.best):
+                if cfg.overwrite and os.path.exists(path):
+                    os.remove(path)
+            self.open_log()
+            # what an interrupted run logged after its last checkpoint will come again
+            self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
 
     def load_data(self):
         """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
@@ -160,9 +166,10 @@ class Run:
             raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
         self.at = saved["at"]
         self.optimizer.load_state_dict(saved["optimizer"])
-        torch.set_rng_state(saved["rng"])
-        if self.device.startswith("cuda") and saved["cuda_rng"]:
-            torch.cuda.set_rng_state_all(saved["cuda_rng"])
+        rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
+        torch.set_rng_state(rng)
+        if self.device.startswith("cuda") and cuda_rng is not None:
+            torch.cuda.set_rng_state(cuda_rng, self.device)
 
     def data_keys(self):
         return [problems.key for problems in self.problems.values()]
@@ -172,6 +179,8 @@ class Run:
         self.log_file = open(os.path.join(self.cfg.out_dir, "log.txt"), "a", encoding="utf-8")
 
     def log(self, stream, value):
+        if parallel.RANK > 0:
+            return
         if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
             self.open_log()
         self.log_file.write(f"{self.at['total']} {stream} {value:.6g}\n")
@@ -179,6 +188,8 @@ class Run:
 
     def save(self, path, **more):
         """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
+        if parallel.RANK > 0:
+            return None
         self.at["log_size"] = os.fstat(self.log_file.fileno()).st_size
         checkpoint = {
             "model": self.model.state_dict(),
@@ -202,9 +213,9 @@ class Run:
             raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
 
     def save_last(self):
-        # the GPU's states are [] where there is none
-        rng = {"rng": torch.get_rng_state(), "cuda_rng": torch.cuda.get_rng_state_all()}
-        self.save(self.last, optimizer=self.optimizer.state_dict(), **rng)
+        cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None
+        rng = parallel.gather([(torch.get_rng_state(), cuda_rng)])  # of each process
+        self.save(self.last, optimizer=self.optimizer.state_dict(), rng=rng)
         self.saved_at = time.time()
 
     def validate(self, stage):

@@ -653,6 +653,35 @@ def test_the_seed_decides_everything(tmp_path, monkeypatch):
     assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
 
 
+def test_two_processes_equal_one(tmp_path):
+    """Catches gradients or losses averaged the wrong way, examples done twice, an evaluation that loses its order."""
+    assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "train.py")
+    flags = [
+        *hops_flags(),
+        "--dropout=0",
+        "--batch_size=7",
+        "--micro_batch_size=2",
+        "--uniform_prob=0.3",
+        "--log_every=1",
+    ]
+    flags += [
+        "--steps=15,10",
+        "--eval_every=5",
+        "--device=cpu",
+    ]  # 50 problems: the last batch of an epoch has a single row
+    assert command(tmp_path, "train.py", *flags, "--out_dir=one").returncode == 0
+    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, *flags, "--out_dir=two"]
+    two = subprocess.run(argv, cwd=tmp_path, text=True, capture_output=True)
+    assert two.returncode == 0, two.stderr
+    assert two.stdout.count("test accuracy") == 1  # only one of them talks
+    logs = [[line.split() for line in open(tmp_path / name / "log.txt")] for name in ("one", "two")]
+    assert len(logs[0]) == len(logs[1]) > 60 and all(a[:2] == b[:2] for a, b in zip(*logs))
+    assert all(abs(float(a[2]) - float(b[2])) <= 1e-5 * max(1, abs(float(a[2]))) for a, b in zip(*logs))
+    weights = [load_checkpoint(tmp_path / name / "ckpt.pt")[0].wte.weight for name in ("one", "two")]
+    assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
+
+
 def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
     """Catches a checkpoint that goes on with other settings or other data, or is replaced by them."""
     monkeypatch.chdir(tmp_path)
@@ -678,7 +707,7 @@ def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
     saved = torch.load(run.last)
     torch.save(saved | {"format": 99}, run.last)
     before = open(run.last, "rb").read()
-    assert "format 99, expected 1" in refused()
+    assert "format 99, expected 2" in refused()
     torch.save(saved, run.last)
     before = open(run.last, "rb").read()
     prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=data", "--seed=3"])

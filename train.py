@@ -15,11 +15,13 @@ import os
 import shlex
 import signal
 import time
+from contextlib import nullcontext
 
 import numpy as np
 import torch
 
 import data
+import parallel
 from config import TrainConfig, UserError, cli, parse
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, load_checkpoint, new_optimizer
@@ -42,15 +44,20 @@ def train_step(model, optimizer, rows, cfg):
 
     FloatingPointError, before any weight is changed, if the loss or the gradient is not finite.
     """
-    n_scored, device, total = count_scored(rows), model.wte.weight.device, 0.0
-    for micro in data.micro_batches(rows, cfg):
+    n_scored, device, total = count_scored(rows), next(model.parameters()).device, torch.zeros(())
+    mine = parallel.mine(rows)
+    micros = list(data.micro_batches(mine or rows[:1], cfg))  # no process may stand aside, even if it has nothing to do
+    for i, micro in enumerate(micros):
         *inputs, labels = data.collate(micro, device)
-        with precision(cfg, device):
-            _, loss = model(*inputs, labels)
-        # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
-        loss = loss * (count_scored(micro) / n_scored)
-        loss.backward()
-        total = total + loss.detach()
+        last = i == len(micros) - 1 or parallel.WORLD == 1
+        with nullcontext() if last else model.no_sync():  # processes exchange their gradients once, after the last one
+            with precision(cfg, device):
+                _, loss = model(*inputs, labels)
+            # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
+            loss = loss * (count_scored(micro) / n_scored if mine else 0)
+            (loss * parallel.WORLD).backward()  # DDP takes the mean over the processes, where their sum is wanted
+        total = total.to(device) + loss.detach()
+    total = parallel.add(total)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
     if not (total + norm).isfinite():  # before the optimizer has seen it: the weights are still good
         raise FloatingPointError(f"loss {total.item():.3g}, norm of the gradient {norm.item():.3g}")
@@ -84,7 +91,7 @@ def train_stage(run, stop):
         rng = np.random.default_rng((cfg.seed, stage, at["step"]))
         rows = data.training_rows(problems, chosen, cfg, run.tok, rng)
         try:
-            loss = train_step(run.model, run.optimizer, rows, cfg)
+            loss = train_step(run.forward, run.optimizer, rows, cfg)
         except FloatingPointError as e:
             where = f"stage {stage}, step {at['step'] + 1}, training examples {[i for i, _ in chosen]}"
             good = f"{run.last} holds the last good state" if os.path.exists(run.last) else "nothing was saved before"
@@ -110,7 +117,7 @@ def train_stage(run, stop):
             at["results"].append((stage, at["step"], at["seconds"], at["valid"]))
             at.update(index=index + 1, step=0)
         save = cfg.save_every and at["step"] % cfg.save_every == 0
-        if evaluated or save or time.time() - run.saved_at > cfg.save_minutes * 60:
+        if evaluated or save or parallel.any_of(time.time() - run.saved_at > cfg.save_minutes * 60, run.device):
             run.save_last()
 
 
@@ -122,20 +129,25 @@ def main(argv):
 
     interrupts = []
 
+    def stop():
+        return parallel.any_of(bool(interrupts), run.device)
+
     def on_interrupt(signum, frame):
-        interrupts.append(signum)
+        interrupts.append(signum)  # torchrun passes ^C on as SIGTERM, and so do clusters
         signal.signal(signal.SIGINT, signal.default_int_handler)
         print("\nfinishing this step, then saving (^C once more: stop at once)", flush=True)
 
     signal.signal(signal.SIGINT, on_interrupt)
+    signal.signal(signal.SIGTERM, on_interrupt)
     while run.at["index"] < len(run.plan):
-        train_stage(run, stop=lambda: interrupts)
-        if interrupts:
+        train_stage(run, stop)
+        if stop():
             run.save_last()
             again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite")) and arg != "true"]
             print(f"saved {run.last}; to go on: python train.py {shlex.join(again)} --resume")
             return 130
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is nothing left to lose
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     show_results(run)
 
     run.model = load_checkpoint(run.best)[0].to(run.device)
