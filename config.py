@@ -87,6 +87,8 @@ class TrainConfig:
     # evaluation, files, machine
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
     eval_batch_size: int = option(250, "questions answered at once in an evaluation", least=1)
+    eval_only: str = option("", "no training: evaluate this checkpoint, or weights from elsewhere")
+    eval_file: str = option("", "the data file for --eval_only; by default test.json in data_dir")
     max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution", least=0)
     log_every: int = option(50, "steps between progress lines", least=1)
     save_every: int = option(0, "steps between checkpoints; 0: only after evaluations and by the clock", least=0)

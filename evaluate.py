@@ -2,6 +2,7 @@
 Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
 """
 
+import time
 from contextlib import nullcontext
 
 import torch
@@ -44,13 +45,21 @@ def most_tokens(problems, cfg):
     return cfg.max_new_tokens or max(sum(map(len, p.steps), len(p.answer)) for p in problems)
 
 
-def evaluate(model, problems, stage, cfg, tok):
-    """Let the model solve the problems; the share of exactly right answers, and means of what it took."""
+def evaluate(model, problems, stage, cfg, tok, progress=False):
+    """Let the model solve the problems; the share of exactly right answers, and means of what it took.
+
+    tokens: written ones, the end of text included; thoughts: continuous ones. The paper's table 1 shows their sum.
+    """
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     with precision(cfg, model.wte.weight.device):
-        solved = solve(model, parallel.mine(prompts), tok, most_tokens(problems, cfg), cfg.eval_batch_size)
-        solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
+        prompts, solved, began = parallel.mine(prompts), [], time.time()
+        for text, n_tokens, thoughts in solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size):
+            solved.append((text, n_tokens, thoughts.norm(dim=-1).tolist()))
+            if progress and (len(solved) % cfg.eval_batch_size == 0 or len(solved) == len(prompts)):
+                left = duration((time.time() - began) / len(solved) * (len(prompts) - len(solved)))
+                print(f"\ranswered {len(solved):,} of {len(prompts):,} questions, {left} left  ", end="", flush=True)
+        print(end="\n" * progress)
     solved = parallel.gather(solved)
     model.train()
     right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]

@@ -24,7 +24,8 @@ FORMAT = 2  # of checkpoints; to be raised when older programs or files will not
 
 
 def new_optimizer(model, cfg):
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, cfg.beta2), weight_decay=cfg.weight_decay)
+    settings = {"betas": (0.9, cfg.beta2), "weight_decay": cfg.weight_decay}
+    return torch.optim.AdamW(model.parameters(), fused=True, **settings)  # fused: one pass over the weights
 
 
 def pick_device(name):

@@ -8,8 +8,10 @@ none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (
     python train.py configs/hops.py
     python train.py configs/hops.py --resume                                     # after ^C
     python train.py configs/hops.py --method=no_cot --out_dir=out/hops_no_cot    # the same model, not thinking
+    python train.py --eval_only=out/hops/best.pt --eval_file=data/hops/valid.json
 """
 
+import dataclasses
 import math
 import os
 import shlex
@@ -24,7 +26,8 @@ import data
 import parallel
 from config import TrainConfig, UserError, cli, parse
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
-from run import Run, load_checkpoint, new_optimizer
+from run import Run, load_checkpoint, new_optimizer, pick_device, pretrained_model
+from tokenizer import make_tokenizer
 
 
 def learning_rate(cfg, index, step, n_steps):
@@ -121,8 +124,34 @@ def train_stage(run, stop):
             run.save_last()
 
 
+def show_test(test, n_problems, path):
+    as_numbers = f" ({test['number_accuracy']:.1%} as numbers)" if test["number_accuracy"] != test["accuracy"] else ""
+    took = f"{test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
+    print(f"test accuracy {test['accuracy']:.1%}{as_numbers} on {n_problems:,} problems, {took} ({path})")
+
+
+def evaluate_only(cfg):
+    """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
+    path = cfg.eval_only
+    try:
+        model, saved_cfg, tok, saved = load_checkpoint(path)
+        wanted = {k: getattr(cfg, k) for k in ("device", "dtype", "eval_batch_size")}
+        cfg, pieces = dataclasses.replace(saved_cfg, eval_file=cfg.eval_file, **wanted), saved["pieces"]
+    except UserError:
+        tok, pieces, saved = make_tokenizer("gpt2"), [], None
+        model, cfg = pretrained_model(path, cfg, tok)
+    file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")
+    problems = data.load(file, cfg, tok, pieces)
+    stage = saved["stage"] if saved else data.stages(cfg, int(problems.n_steps.max()))[0][-1]
+    print(f"{path}: {cfg.method}, stage {stage}; {file}")
+    model.to(parallel.start(pick_device(cfg.device)))
+    show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)
+
+
 def main(argv):
     cfg = parse(TrainConfig, argv, __doc__, takes_file=True)
+    if cfg.eval_only:
+        return evaluate_only(cfg)
     run = Run(cfg)
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")
@@ -151,14 +180,11 @@ def main(argv):
     show_results(run)
 
     run.model = load_checkpoint(run.best)[0].to(run.device)
+    print()
     test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
     for name, value in test.items():
         run.log(f"test/{name}", value)
-    as_numbers = f" ({test['number_accuracy']:.1%} as numbers)" if test["number_accuracy"] != test["accuracy"] else ""
-    took = (
-        f"{len(run.problems['test']):,} problems, {test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
-    )
-    print(f"\ntest accuracy {test['accuracy']:.1%}{as_numbers} on {took} ({run.best})")
+    show_test(test, len(run.problems["test"]), run.best)
     print(f"look at its thoughts: python sample.py --out_dir={cfg.out_dir}")
 
 
