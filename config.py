@@ -58,7 +58,7 @@ class TrainConfig:
     target: str = option(
         "rest", "to be written after k thoughts: all other steps, or only the next, or a node as far away", TARGETS
     )
-    names: str = option("", "what nodes are called (a regular expression); renamed, edges shuffled, in each epoch")
+    names: str = option("", "nodes of a graph, as a regular expression for tokens: renamed, edges shuffled, each epoch")
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: gpt2, ..., hf:owner/name, a file or a folder"

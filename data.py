@@ -316,7 +316,7 @@ def segments(problem, stage, cfg, tok, rng=None):
 @lru_cache
 def is_name(names, tok):
     """For each token whether it is the name of a node, (V,) bool: the setting `names` matches it."""
-    tokens = [tok.decode_single_token_bytes(t).strip() for t in range(tok.n_vocab)]
+    tokens = [tok.decode_single_token_bytes(t) for t in range(tok.n_vocab)]
     return np.array([bool(re.fullmatch(names.encode(), t)) for t in tokens])
 
 

@@ -343,7 +343,7 @@ GRAPH = {"question": "1 2 1 3 2 4 3 5 4 6 from 1 to 6 or 5", "steps": ["2", "4",
 
 
 def graph_words(**settings):
-    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, names=r"\d+", **FORMATS, **settings)
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, names=r" \d+", **FORMATS, **settings)
     tok = make_tokenizer("words", data.find_pieces([GRAPH], cfg))
     return cfg, tok, data.encode([GRAPH], cfg, tok)[0]
 
