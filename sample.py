@@ -1,18 +1,24 @@
 """
-Ask a trained model, and look into its thoughts: for each, its norm and the tokens that it is closest to.
+Ask a trained model, and look into its thoughts: norm, cosine to the one before, and the tokens they are closest to.
 
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py --latent=0                            # the same model, not allowed to think
-    python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --latent=2
+    python sample.py --interactive                         # type questions, until an empty line or ^D
+    python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --forced=2
     python sample.py --init_from=FOLDER --latent=6 --question="Tom has 3 apples and eats one. How many are left?"
-    python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10
+    python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10 --json > thoughts.json
 """
 
 import glob
+import json
 import os
+import sys
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
+from itertools import chain, takewhile
 
 import torch
+from torch.nn import functional as F
 
 import data
 from config import TrainConfig, UserError, cli, option, parse
@@ -24,16 +30,15 @@ from tokenizer import make_tokenizer
 @dataclass
 class SampleConfig:
     out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
-    init_from: str = option(
-        "", "weights from elsewhere instead: gpt2, ..., hf:owner/name, a file or a folder (weights.py)"
-    )
-    latent: int | None = option(
-        None, "number of thoughts; by default as many as in training (with --init_from: none)", least=0
-    )
+    init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
+    latent: int | None = option(None, "number of thoughts; by default as in training (--init_from: none)", least=0)
+    forced: int | None = option(None, "as --latent, without its warning if training had other numbers", least=0)
     question: str | None = option(None, "a question to answer")
+    interactive: bool = option(False, "read questions from the terminal")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
     count: int = option(3, "how many of the file's questions", least=1)
     top: int = option(5, "tokens to show for each thought", least=1)
+    json: bool = option(False, "print one JSON document, and nothing else on stdout")
     max_new_tokens: int = option(256, "most tokens to write", least=1)
     temperature: float = option(0.0, "0 writes the likeliest token each time; above, tokens are drawn", least=0)
     top_k: int | None = option(None, "draw from the k likeliest tokens only", least=1)
@@ -50,40 +55,42 @@ def find_checkpoint(out_dir):
     return found[-1]
 
 
-def show_token(tok, token):
-    """A token's text on one line, whatever it is."""
-    text = tok.decode_single_token_bytes(token).decode(errors="backslashreplace")
-    return text.strip(" ").replace("\n", "\\n") or "' '"
-
-
 def load(args):
-    """(model, cfg, tokenizer, the stage it was trained in or None if that is not known, most steps of a problem)."""
+    """(model, cfg, tokenizer, what else is known: its path, stage, pieces, and the most steps that a problem had)."""
     if args.init_from:
-        if not args.file and args.question is None:
-            raise UserError("--init_from: expected --question or --file with it")
-        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
+        if not args.file and args.question is None and not args.interactive:
+            raise UserError("--init_from: expected --question or --file or --interactive with it")
+        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is args.forced is None else "coconut"
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
-        return model.eval(), cfg, tok, None, 0
+        return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
     path = find_checkpoint(args.out_dir)
     model, cfg, tok, saved = load_checkpoint(path)
     latest = "" if args.out_dir else " (the latest run; --out_dir=FOLDER for another)"
     print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
-    if args.question and cfg.tokenizer != "gpt2":
-        asked = {"question": args.question, "steps": [], "answer": ""}
-        unknown = {*data.find_pieces([asked], cfg)} - {*saved["pieces"], " "}
+    return model, cfg, tok, saved | {"path": path, "pieces": {*saved["pieces"], " "}}
+
+
+def ask(args, cfg, known):
+    """Yields lists of problems to answer together: a file's, or a single one as it is asked."""
+    if args.question is None and not args.interactive:
+        yield data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
+    print("type questions; an empty line ends\n" * args.interactive, end="")
+    typed = takewhile(str.strip, sys.stdin) if args.interactive else []
+    for question in chain([args.question] * (args.question is not None), map(str.strip, typed)):
+        unknown = {*data.find_pieces([{"question": question, "steps": [], "answer": ""}], cfg)} - known["pieces"]
         if unknown:
             print(f"WARNING: these are not in the training data: {' '.join(repr(p.strip()) for p in sorted(unknown))}")
-    return model, cfg, tok, saved["stage"], saved["longest"]
+        yield [{"question": question, "steps": [""] * known["longest"], "answer": ""}]  # as if it were the longest
 
 
-def make_prompts(problems, cfg, tok, stage, latent):
-    """Prompts with `latent` thoughts, or if that is None with as many as training gave each problem at this stage."""
-    prompts, trained = [], [None if stage is None else data.count(len(p.steps), stage, cfg)[1] for p in problems]
-    if stage is not None and latent is not None and {*trained} != {latent}:
-        print(
-            f"WARNING: in training such problems had {' or '.join(map(str, sorted({*trained})))} thoughts, not {latent}"
-        )
+def make_prompts(problems, cfg, tok, stage, args):
+    """Prompts with --latent or --forced thoughts, or else with as many as training gave each problem at this stage."""
+    latent, prompts = args.latent if args.forced is None else args.forced, []
+    trained = [None if stage is None else data.count(len(p.steps), stage, cfg)[1] for p in problems]
+    if stage is not None and args.latent is not None and {*trained} != {latent}:
+        usual = " or ".join(map(str, sorted({*trained})))
+        print(f"WARNING: in training such problems had {usual} thoughts, not {latent}")
     for p, n_trained in zip(problems, trained):
         if latent in (None, n_trained) and stage is not None:
             (prefix, n, forced), _ = data.split(p, stage, cfg, tok)
@@ -96,33 +103,82 @@ def make_prompts(problems, cfg, tok, stage, latent):
     return prompts
 
 
+def answer(model, problems, prompts, cfg, tok, args):
+    """Yields for each problem all that there is to see, as --json has it; `right` is None where nobody knows."""
+    sampling = {"temperature": args.temperature, "top_k": args.top_k}
+    solved = solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
+    for problem, (text, n_tokens, thoughts) in zip(problems, solved):
+        top = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
+        cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
+        rows = zip(thoughts.norm(dim=-1).tolist(), cosines, top.indices.tolist(), top.values.tolist())
+        expected = data.right_answer(problem, cfg, tok) or None
+        yield {
+            "question": tok.decode(problem.question).strip(),
+            "thoughts": [
+                {"norm": norm, "cosine": cosine, "tokens": [[show_token(tok, t), p] for t, p in zip(tokens, ps)]}
+                for norm, cosine, tokens, ps in rows
+            ],
+            "writes": text.strip(),
+            "tokens_written": n_tokens,
+            "expected": expected,
+            "right": data.read_answer(text, cfg) == expected if expected else None,
+        }
+
+
+def show_token(tok, token):
+    """A token's text on one line, whatever it is."""
+    text = tok.decode_single_token_bytes(token).decode(errors="backslashreplace")
+    return text.strip(" ").replace("\n", "\\n") or "' '"
+
+
+def bar(p, width=4):
+    full, rest = divmod(round(p * width * 8), 8)
+    return ("█" * full + " ▏▎▍▌▋▊▉"[rest]).ljust(width)[:width]
+
+
+def show(seen):
+    """Print what answer() yields: in colour on a terminal, plain in a pipe, or where NO_COLOR is set."""
+    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    bold, cyan, green, red, off = (f"\033[{code}m" * colour for code in (1, 36, 32, 31, 0))
+    print(f"\nquestion    {seen['question']}")
+    print("             norm  cosine  likeliest tokens\n" * bool(seen["thoughts"]), end="")
+    widest = max((len(text) for thought in seen["thoughts"] for text, _ in thought["tokens"]), default=0)
+    for i, thought in enumerate(seen["thoughts"], 1):
+        cosine = "" if thought["cosine"] is None else f"{thought['cosine']:.2f}"
+        row = f"thought {i:<3} {thought['norm']:5.1f}  {cosine:>6}"
+        for text, p in thought["tokens"]:
+            percent = f"{p:.1%}" if p > 0.001 else "<0.1%"
+            row += f"  {bold * (p > 0.5)}{text:<{widest}}{off} {cyan}{bar(p)}{off} {percent:<6}"
+        print(row.rstrip())
+    verdict = {True: f"{green}(right)", False: f"{red}(wrong: {seen['expected']})", None: ""}[seen["right"]]
+    print(f"writes      {seen['writes']}   {verdict}{off}")
+
+
 @torch.no_grad()
 def main(argv):
-    args = parse(SampleConfig, argv, __doc__)
-    model, cfg, tok, stage, longest = load(args)
-    model.to(pick_device(args.device))
-    torch.manual_seed(args.seed)
-    if args.question is not None:  # as if it needed as many steps as the longest problem
-        problems = [{"question": args.question, "steps": [""] * longest, "answer": ""}]
-    else:
-        problems = data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
-    problems = data.encode(problems, cfg, tok)
-    prompts = make_prompts(problems, cfg, tok, stage, args.latent)
-    sampling = {"temperature": args.temperature, "top_k": args.top_k}
-    n_right, solved = 0, solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
-    for problem, (text, _, thoughts) in zip(problems, solved):
-        print(f"\nquestion    {tok.decode(problem.question).strip()}")
-        chances = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
-        for i, thought in enumerate(thoughts):
-            tokens = zip(chances.indices[i].tolist(), chances.values[i].tolist())
-            shown = "  ".join(f"{show_token(tok, t)} {f'{p:.1%}' if p > 0.001 else '<0.1%'}" for t, p in tokens)
-            print(f"thought {i + 1:<3} norm {thought.norm():5.1f}   {shown}")
-        expected = data.right_answer(problem, cfg, tok)
-        right = data.read_answer(text, cfg) == expected
-        n_right += right
-        print(f"writes      {text.strip()}   {'' if not expected else '(right)' if right else f'(wrong: {expected})'}")
-    if args.question is None:
-        print(f"\n{n_right} of {len(problems)} right")
+    args, seen = parse(SampleConfig, argv, __doc__), []
+    sys.stdout.reconfigure(errors="replace")  # some outputs have no bars
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        model, cfg, tok, known = load(args)
+        model.to(pick_device(args.device))
+        torch.manual_seed(args.seed)
+        for problems in ask(args, cfg, known):
+            problems = data.encode(problems, cfg, tok)
+            try:
+                prompts = make_prompts(problems, cfg, tok, known["stage"], args)
+            except UserError as e:  # somebody who types gets another chance
+                if not args.interactive:
+                    raise
+                print(f"error: {e}")
+                continue
+            for result in answer(model, problems, prompts, cfg, tok, args):
+                seen.append(result)
+                if not args.json:
+                    show(result)
+    if args.json:
+        print(json.dumps({"checkpoint": known["path"], "stage": known["stage"], "questions": seen}))
+    elif args.question is None and not args.interactive:
+        print(f"\n{sum(s['right'] is True for s in seen)} of {len(seen)} right")
 
 
 if __name__ == "__main__":
