@@ -1,0 +1,445 @@
+"""
+What happens inside the silence: force a trained model to stop thinking after K thoughts, and look at what it does.
+
+    python analyze.py out/hops/best.pt                 # the test file of its task; writes out/hops/analysis.json
+    python analyze.py out/hops/best.pt data/hops/valid.json --count=200
+    python plot.py out/hops                            # pictures of it
+
+For K = 0, c, 2c, ... thoughts (c of them replace a step): accuracy, and tokens written. For each thought: its norm, the
+entropy of softmax(W h), and linear probes, which ask whether step k can be read from thought i. Where problems are
+graphs (of prepare_hops.py, or with ProsQA's keys: root, target, edges, idx_to_symbol), also what follows, after the
+paper's section 5.
+
+Categories. What the model writes is a path, or only an answer. As K thoughts have replaced the path's first steps, the
+part that is not written is taken to be the shortest way from the root to where the writing begins. How many steps that
+is does not matter, since nobody can see which thought has made which step. With K = 0 writing must begin at the root.
+    correct path     the edges exist, path and answer end in the target, and no path is shorter
+    longer path      the same, but there is a shorter one
+    hallucination    an edge does not exist, two steps do not join, or the beginning cannot be reached from the root
+    wrong target     the edges exist, but path or answer ends somewhere else, or there is no answer
+    correct label    no step is written, and the answer is the target
+    incorrect label  no step is written, and the answer is something else, or there is none
+Only correct path, longer path and correct label are right. (Accuracy compares the answer's text, as everywhere.)
+
+Values. The value of a node after K thoughts is the probability that the next step, after <eot>, goes there: that of the
+step's whole text, summed over the edges to the node where a step names its edge ("Every terpus is a brimpus.").
+The frontier are the nodes that can be next, by any walk from the root. Problems without a step left are not counted.
+"""
+
+import json
+import os
+import re
+import shlex
+import sys
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+import data
+from config import UserError, cli, option, parse
+from evaluate import most_tokens, precision, solve
+from run import load_checkpoint, pick_device
+
+CATEGORIES = "correct path", "longer path", "hallucination", "wrong target", "correct label", "incorrect label"
+PERCENTILES = range(0, 101, 5)
+
+
+@dataclass
+class AnalyzeConfig:
+    ckpt: str = option("out/hops/best.pt", "a checkpoint of train.py")
+    data: str = option("", "a data file; by default test.json of the checkpoint's task")
+    count: int = option(1000, "how many of the file's problems, at most", least=4)
+    max_thoughts: int | None = option(None, "the largest K; by default as many thoughts as in training", least=0)
+    ridge: float = option(0.01, "the probes' penalty on large weights", least=0)
+    examples: int = option(20, "graphs to keep with all their values, for plot.py", least=0)
+    out: str = option("", "where to write; by default analysis.json beside the checkpoint")
+    seed: int = option(1, "decides the probes' halves and shuffled labels", least=0)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+
+
+def mean(numbers):
+    numbers = list(numbers)
+    return sum(numbers) / len(numbers)
+
+
+# ---------------------------------------------------------------- graphs
+
+
+class Graph(NamedTuple):
+    """What a problem's question says. Nodes are called by their names."""
+
+    successors: dict[str, list[str]]  # of every node
+    root: str
+    target: str
+    other: str | None  # ProsQA offers a second, wrong target
+    sentences: bool  # a step is "Every terpus is a brimpus.", not only "brimpus"
+
+    def predecessors(self):
+        return {b: [a for a in self.successors if b in self.successors[a]] for b in self.successors}
+
+    def frontier(self, n):
+        """The nodes where a walk of n steps from the root can end."""
+        nodes = {self.root}
+        for _ in range(n):
+            nodes = {b for a in nodes for b in self.successors[a]}
+        return nodes
+
+
+def distances(neighbours, starts):
+    """{node: fewest edges from any of the starts}, by breadth-first search."""
+    found = dict.fromkeys(starts, 0)
+    queue = list(found)
+    for a in queue:
+        for b in neighbours[a]:
+            if b not in found:
+                found[b] = found[a] + 1
+                queue.append(b)
+    return found
+
+
+def read_graph(problem):
+    """The Graph of a problem as a dict, or None if it is about something else."""
+    sentences = any(" " in step for step in problem["steps"])
+    words = problem["question"].split()
+    if {"edges", "root", "target", "idx_to_symbol"} <= problem.keys():
+        names = [str(name) for name in problem["idx_to_symbol"]]
+        edges = [(names[a], names[b]) for a, b in problem["edges"]]
+        root, target = names[problem["root"]], names[problem["target"]]
+        other = names[problem["neg_target"]] if "neg_target" in problem else None
+    elif len(words) % 2 == 0 and words[-2:-1] == ["start"]:
+        edges, root, target, other = list(zip(words[:-2:2], words[1:-2:2])), words[-1], problem["answer"], None
+        names = sorted({name for edge in edges for name in edge})
+    else:
+        return None
+    return Graph({a: [b for x, b in edges if x == a] for a in names}, root, target, other, sentences)
+
+
+def read_graphs(problems, path):
+    """The Graphs of all problems, or None if they are not about graphs."""
+    graphs = [read_graph(p) for p in problems]
+    if None in graphs:
+        return None
+    for i, (graph, p) in enumerate(zip(graphs, problems)):
+        if distances(graph.successors, [graph.root]).get(graph.target) != len(p["steps"]):
+            raise UserError(
+                f"{path}: example {i}: its steps are not a shortest path from {graph.root} to {graph.target}"
+            )
+    return graphs
+
+
+def node_of(text):
+    """The node that a step or an answer goes to: its last word."""
+    return text.split()[-1].rstrip(".") if text and text.split() else None
+
+
+def read_steps(text, graph, cfg):
+    """What the model wrote before its answer, as [(node it says to come from, or None, node it goes to), ...]."""
+    mark = cfg.answer_format.partition("{}")[0].strip()
+    written = text.rpartition(mark)[0] if mark in text else text
+    if not graph.sentences:
+        return [(None, word) for word in written.split()]
+    said = [part.strip() for part in re.split(r"[.\n]", written) if part.strip()]
+    matches = [re.fullmatch(r"(?:Every )?(\S+) is a (\S+)", part) for part in said]
+    return [match.groups() if match else (part, part) for part, match in zip(said, matches)]  # no match: no such edge
+
+
+def grade(graph, steps, answer, thoughts):
+    """The category of an answer; steps as from read_steps, answer a node or None, thoughts: how many were forced."""
+    if not steps:
+        return "correct label" if answer == graph.target else "incorrect label"
+    depth, (source, node) = distances(graph.successors, [graph.root]), steps[0]
+    begins = [a for a in (graph.successors if thoughts else [graph.root]) if source in (None, a)]
+    unwritten = [depth[a] for a in begins if a in depth and node in graph.successors[a]]
+    joined = [a in (None, came_to) and b in graph.successors.get(came_to, ())
+              for (_, came_to), (a, b) in zip(steps, steps[1:])]  # fmt: skip
+    if not unwritten or not all(joined):
+        return "hallucination"
+    if not steps[-1][1] == answer == graph.target:
+        return "wrong target"
+    return "correct path" if min(unwritten) + len(steps) == depth[graph.target] else "longer path"
+
+
+# ---------------------------------------------------------------- values
+
+
+def candidate_steps(graph, cfg, tok):
+    """[(tokens of a step that could be written, the node it goes to), ...]."""
+    if graph.sentences:
+        edges = [(a, b) for a in graph.successors for b in graph.successors[a]]
+        steps = [(f"{a if a[0].isupper() else f'Every {a}'} is a {b}.", b) for a, b in edges]  # people have capitals
+    else:
+        steps = [(node, node) for node in graph.successors]
+    return [(tok.encode_ordinary(cfg.step_format.replace("{}", text)), node) for text, node in steps]
+
+
+def text_probabilities(model, prompts, texts):
+    """For each prompt (prefix, n, forced), the probability of each of its texts (lists of tokens) as what comes next.
+
+    Every prompt is read once; then its cache is copied for each text.
+    """
+    device = model.wte.weight.device
+    prefix, prefix_len, n, forced, _ = data.collate([(*prompt, []) for prompt in prompts], device)
+    counts, flat = [len(t) for t in texts], [text for t in texts for text in t]
+    longest = max(map(len, flat))
+    tokens, length, *_ = data.collate([(text, 0, [], []) for text in flat], device)  # (M, S), (M,)
+    _, h, cache = model.think(prefix, prefix_len, n, forced, torch.ones_like(forced, dtype=torch.bool), room=longest)
+    row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
+    log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, tokens[:, :1])[:, 0]  # (M,) the first token
+    if longest > 1:
+        cache.k, cache.v, cache.real = [k[row] for k in cache.k], [v[row] for v in cache.v], cache.real[row]
+        real = torch.arange(1, longest, device=device) < length[:, None]  # (M, S-1) the others
+        h = model.read(model.wte(tokens[:, :-1]), real, cache)
+        more = model.head(h).float().log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+        log_p = log_p + more.masked_fill(~real, 0).sum(1)
+    return [p.tolist() for p in log_p.exp().cpu().split(counts)]
+
+
+def node_values(model, prompts, graphs, cfg, tok):
+    """For each problem {node: its value}."""
+    found = []
+    steps = [candidate_steps(graph, cfg, tok) for graph in graphs]
+    size = max(1, cfg.eval_batch_size // max(map(len, steps)))
+    for start in range(0, len(prompts), size):
+        some = steps[start : start + size]
+        chances = text_probabilities(model, prompts[start : start + size], [[text for text, _ in s] for s in some])
+        for graph, s, ps in zip(graphs[start : start + size], some, chances):
+            values = dict.fromkeys(graph.successors, 0.0)
+            for (_, node), p in zip(s, ps):
+                values[node] += p
+            found.append(values)
+    return found
+
+
+def summarise(graphs, values, n_replaced):
+    """Means over the problems: where the value lies, how spread it is, and how it depends on a node's place."""
+    right, frontier, sizes, tops, places = [], [], [], [], {}
+    for graph, value in zip(graphs, values):
+        next_nodes, left = graph.frontier(n_replaced + 1), distances(graph.predecessors(), [graph.target])
+        leaves = [a for a in graph.successors if not graph.successors[a]]
+        place = distances(graph.predecessors(), leaves) if leaves else distances(graph.successors, [graph.root])
+        best = distances(graph.successors, [graph.root])[graph.target] - n_replaced - 1
+        right.append(sum(value[node] for node in next_nodes if left.get(node) == best))
+        frontier.append(sum(value[node] for node in next_nodes))
+        sizes.append(len(next_nodes))
+        tops.append(torch.tensor(sorted(value.values(), reverse=True)[:3]).cumsum(0))
+        for node in next_nodes if leaves else place:  # in a circle only one node can be next: look at all of them
+            if node in place:
+                places.setdefault((place[node], node in left), []).append(value[node])
+    tops = torch.stack([F.pad(t, (0, 3 - len(t)), value=t[-1].item()) for t in tops])  # (problems, 3)
+    quantiles = torch.quantile(tops, torch.tensor(PERCENTILES) / 100, dim=0)  # (percentiles, 3)
+    return {
+        "problems": len(graphs), "right": mean(right), "frontier": mean(frontier),
+        "elsewhere": mean(sum(v.values()) for v in values) - mean(frontier), "frontier_size": mean(sizes),
+        "percentiles": list(PERCENTILES), "top": quantiles.T.tolist(), "place": "height" if leaves else "position",
+        "by_place": [{"place": k, "to_target": to, "nodes": len(v), "value": mean(v)}
+                     for (k, to), v in sorted(places.items())],
+    }  # fmt: skip
+
+
+# ---------------------------------------------------------------- thoughts
+
+
+def probe(x, labels, ridge=0.01, seed=1, n_shuffles=10):
+    """How well a linear map of x (n, C) tells the labels (n,), on the half that it was not fitted to.
+
+    Ridge regression onto one-hot labels, in closed form. control: the same, fitted to shuffled labels, the mean of
+    n_shuffles. chance: always say what is most frequent. None if there are more than n / 4 labels, too rare to learn.
+    """
+    known, y = torch.unique(labels, return_inverse=True)
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(y), generator=generator)
+    fit, test = order[: len(y) // 2], order[len(y) // 2 :]
+    if len(known) > len(y) / 4:
+        return None
+    x = ((x - x[fit].mean(0)) / (x[fit].std(0) + 1e-6)).double()
+    square = x[fit].T @ x[fit] + ridge * len(fit) * torch.eye(x.size(1), dtype=torch.double)
+
+    def accuracy(y_fit):
+        wanted = F.one_hot(y_fit, len(known)).double()
+        w = torch.linalg.solve(square, x[fit].T @ (wanted - wanted.mean(0)))
+        return ((x[test] @ w + wanted.mean(0)).argmax(1) == y[test]).double().mean().item()
+
+    control = mean(accuracy(y[fit][torch.randperm(len(fit), generator=generator)]) for _ in range(n_shuffles))
+    chance = (y[test] == y[fit].mode().values).double().mean().item()
+    shares = {"accuracy": accuracy(y[fit]), "control": control, "chance": chance}
+    return shares | {"labels": len(known), "fitted": len(fit), "tested": len(test)}
+
+
+def probe_all(thoughts, steps, args):
+    """A probe of each step from each thought; thoughts (n, N, C), steps: texts, of each problem as many as it has."""
+    found, names = [], {text: i for i, text in enumerate(sorted({text for s in steps for text in s}))}
+    for k in range(max(map(len, steps))):
+        has = [i for i, s in enumerate(steps) if len(s) > k]
+        labels = torch.tensor([names[steps[i][k]] for i in has])
+        for i in range(thoughts.size(1)):
+            result = probe(thoughts[has, i], labels, args.ridge, args.seed) if len(has) >= 4 else None
+            if result:
+                found.append({"thought": i + 1, "step": k + 1, **result})
+    return found
+
+
+def describe_thoughts(model, thoughts, tok):
+    """Mean and standard deviation, over the problems, of the norm and the entropy (nats) of each thought (n, N, C)."""
+    rows = []
+    for i in range(thoughts.size(1)):
+        norm = thoughts[:, i].norm(dim=-1)
+        log_p = model.head(thoughts[:, i])[:, : tok.n_vocab].log_softmax(-1)
+        entropy = -(log_p.exp() * log_p).sum(-1)
+        found = {"norm": norm.mean(), "norm_std": norm.std(), "entropy": entropy.mean(), "entropy_std": entropy.std()}
+        rows.append({"thought": i + 1} | {name: value.item() for name, value in found.items()})
+    return rows
+
+
+# ---------------------------------------------------------------- all of it
+
+
+def sweep(model, problems, graphs, cfg, tok, n):
+    """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem)."""
+    prompts = [data.make_prompt(p.question, n, cfg, tok) for p in problems]
+    solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
+    answers = [data.read_answer(text, cfg) for text, *_ in solved]
+    row = {
+        "thoughts": n,
+        "accuracy": mean(a == data.right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
+        "tokens": mean(n_tokens for _, n_tokens, _ in solved),
+    }
+    if graphs:
+        grades = [
+            grade(graph, read_steps(text, graph, cfg), node_of(answer), n)
+            for graph, (text, *_), answer in zip(graphs, solved, answers)
+        ]
+        row["categories"] = {name: grades.count(name) / len(grades) for name in CATEGORIES}
+    return row, torch.stack([thoughts.float().cpu() for _, _, thoughts in solved])
+
+
+def analyze(model, raw, graphs, cfg, tok, most, args):
+    """Everything, as it goes into the file; raw: the problems as dicts, graphs: theirs or None, most: the largest K."""
+    problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
+    paths = [[node_of(step) if graphs else step for step in p["steps"]] for p in raw]
+    result = {"sweep": [], "values": [], "examples": []}
+    for i in range(min(args.examples, len(raw)) if graphs else 0):
+        about = {"question": raw[i]["question"], "path": paths[i], **graphs[i]._asdict()}
+        result["examples"].append(about | {"values": []})
+    for n in range(0, most + 1, c):
+        print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
+        row, thoughts = sweep(model, problems, graphs, cfg, tok, n)
+        result["sweep"].append(row)
+        left = [i for i, p in enumerate(paths) if graphs and len(p) > n // c]  # those that have a next step
+        if left:
+            prompts = [data.make_prompt(problems[i].question, n, cfg, tok) for i in left]
+            values = node_values(model, prompts, [graphs[i] for i in left], cfg, tok)
+            result["values"].append({"thoughts": n, **summarise([graphs[i] for i in left], values, n // c)})
+        for i, value in zip(left, values if left else ()):
+            if i < args.examples:
+                result["examples"][i]["values"].append({"thoughts": n, "value": value})
+    result["thoughts"] = describe_thoughts(model.cpu(), thoughts, tok)
+    result["probes"] = probe_all(thoughts, paths, args)
+    return result
+
+
+# ---------------------------------------------------------------- what one sees
+
+
+def table(title, columns, rows):
+    """Print rows under their columns; a float is a share."""
+
+    def cell(value):
+        return "" if value is None else f"{value:.1%}" if isinstance(value, float) else str(value)
+
+    rows = [[cell(value) for value in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+    print(f"\n{title}")
+    for row in (columns, *rows):
+        print("  ".join(text.rjust(width) for text, width in zip(row, widths)).rstrip())
+
+
+def show_sweep(rows):
+    names = [name for name in CATEGORIES if "categories" in rows[0]]
+    shown = [[r["thoughts"], r["accuracy"], f"{r['tokens']:.1f}", *(r["categories"][c] for c in names)] for r in rows]
+    table("what is written after so many forced thoughts", ["thoughts", "accuracy", "tokens", *names], shown)
+
+
+def show_values(rows):
+    columns = [
+        "thoughts",
+        "problems",
+        "right step",
+        "frontier",
+        "its size",
+        "elsewhere",
+        "top 1",
+        "top 1-2",
+        "top 1-3",
+    ]
+    shown = []
+    for r in rows:
+        medians = [top[len(PERCENTILES) // 2] for top in r["top"]]
+        means = r["right"], r["frontier"], f"{r['frontier_size']:.1f}", r["elsewhere"]
+        shown.append([r["thoughts"], r["problems"], *means, *medians])
+    table("value: probability to be the next step (means; the largest, two and three largest: medians)", columns, shown)
+    what = {"height": "height (distance to a leaf), on the frontier", "position": "position (distance from the root)"}
+    places = sorted({p["place"] for r in rows for p in r["by_place"]})
+    shown = []
+    for r in rows:
+        for leads in (True, False):
+            value = {p["place"]: p["value"] for p in r["by_place"] if p["to_target"] == leads}
+            if value:
+                shown.append([r["thoughts"], "yes" if leads else "no", *map(value.get, places)])
+    table(f"mean value by {what[rows[0]['place']]}", ["thoughts", "leads to target", *map(str, places)], shown)
+
+
+def show_thoughts(rows):
+    names = "norm", "norm_std", "entropy", "entropy_std"
+    shown = [[r["thought"], *(f"{r[name]:.2f}" for name in names)] for r in rows]
+    table("thoughts", ["thought", "norm", "+-", "entropy (nats)", "+-"], shown)
+
+
+def show_probes(rows):
+    steps, thoughts = (sorted({r[key] for r in rows}) for key in ("step", "thought"))
+    for key, title in (("accuracy", "linear probes, held out"), ("control", "the same, shuffled labels")):
+        found = {(r["thought"], r["step"]): r[key] for r in rows}
+        shown = [[f"thought {i}", *(found.get((i, k)) for k in steps)] for i in thoughts]
+        table(title, ["", *(f"step {k}" for k in steps)], shown)
+
+
+@torch.no_grad()
+def main(argv):
+    command = shlex.join(["python", "analyze.py", *argv])
+    for name in ("ckpt", "data"):  # these two may come without their names
+        argv = [*argv[1:], f"--{name}={argv[0]}"] if argv and not argv[0].startswith("--") else argv
+    args = parse(AnalyzeConfig, argv, __doc__)
+    model, cfg, tok, saved = load_checkpoint(args.ckpt)
+    path = args.data or os.path.join(cfg.data_dir, "test.json")
+    raw = data.load_json(path)[: args.count]
+    graphs = read_graphs(raw, path)
+    if cfg.remove_from != "front":
+        raise UserError(f"{args.ckpt}: the last steps were replaced; what follows a thought is not the rest of a path")
+    thinks = cfg.method not in ("cot", "no_cot")
+    most = thinks * (cfg.c_thought * cfg.max_latent_stage if args.max_thoughts is None else args.max_thoughts)
+    longest = max(len(p.question) for p in data.encode(raw, cfg, tok)) + most + 2
+    longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, cfg, tok)), default=1)
+    if longest > cfg.block_size:
+        raise UserError(f"{most} thoughts take {longest} positions, where {cfg.block_size} fit: lower --max_thoughts")
+    print(f"{args.ckpt}: {cfg.method}, stage {saved['stage']}; {len(raw):,} problems of {path}", flush=True)
+    model.to(pick_device(args.device))
+    about = {"command": command, "checkpoint": args.ckpt, "data": path, "method": cfg.method, "stage": saved["stage"]}
+    with precision(cfg, model.wte.weight.device):
+        result = about | {"problems": len(raw)} | analyze(model, raw, graphs, cfg, tok, most, args)
+    for key, show in (
+        ("sweep", show_sweep),
+        ("values", show_values),
+        ("thoughts", show_thoughts),
+        ("probes", show_probes),
+    ):
+        if result[key]:
+            show(result[key])
+    out = args.out or os.path.join(os.path.dirname(args.ckpt), "analysis.json")
+    with open(out, "w", encoding="utf-8") as f:
+        json.dump(result, f)
+    print(f"\n{out} has it all; `python plot.py {os.path.dirname(out) or '.'}` makes pictures of it")
+
+
+if __name__ == "__main__":
+    cli(main)
