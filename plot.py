@@ -1,0 +1,261 @@
+"""
+Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysis.json (analyze.py). Needs matplotlib.
+
+    python plot.py out/hops
+    python plot.py out/hops --baselines=out/hops_cot,out/hops_no_cot --example=3
+
+    training      validation accuracy over the stages, other runs' test accuracy dashed
+    categories    what is written after K forced thoughts
+    tree          the graph of one question, its nodes coloured by their value after 1, 2 and 3 steps' thoughts
+    parallelism   how much value the best, the two best and the three best nodes of a question have together
+    thoughts      norm and entropy of each thought
+    probes        which step can be read from which thought
+The command that made a picture is in its metadata ("Description").
+"""
+
+import json
+import os
+import shlex
+from dataclasses import dataclass
+
+from config import UserError, cli, option, parse
+
+HATCHES = {  # category: colour and hatch; the right ones are dark
+    "correct path": ("#1b4f72", ""), "longer path": ("#5499c7", "///"), "correct label": ("#a9cce3", "..."),
+    "wrong target": ("#fdebd0", "\\\\\\"), "hallucination": ("#f5b041", "xxx"), "incorrect label": ("#ffffff", "---"),
+}  # fmt: skip
+DASHES = [(0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 3))]
+
+
+@dataclass
+class PlotConfig:
+    out_dir: str = option("", "folder of a training run")
+    baselines: str = option("", "folders of other runs, with commas between them, to compare training with")
+    example: int = option(0, "number of the question whose graph is drawn", least=0)
+
+
+def read_log(path):
+    """{stream: [(step, value), ...]} of a log.txt."""
+    streams = {}
+    with open(path, encoding="utf-8") as f:
+        for line in f:
+            step, stream, value = line.split()
+            streams.setdefault(stream, []).append((int(step), float(value)))
+    return streams
+
+
+def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
+    """(figure, its axes); 8 inches are the 800 pixels of a README. UserError without matplotlib."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError("plot.py needs matplotlib: pip install matplotlib") from None
+    plt.switch_backend("agg")  # files only, no window
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+                         "axes.titlesize": 9, "hatch.linewidth": 0.6, "svg.hashsalt": "nanoCoconut"})  # fmt: skip
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **kwargs)
+
+
+def percent(axis):
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def draw_training(log, baselines):
+    fig, ((ax,),) = new_figure()
+    steps, accuracy = zip(*log["valid/accuracy"])
+    ax.plot(steps, accuracy, "k.-", markersize=5, label="validation")
+    for dash, (name, value) in zip(DASHES * len(baselines), baselines.items()):
+        ax.axhline(value, color="0.35", linestyle=dash, label=f"{name}: {value:.1%}")
+    if "test/accuracy" in log:
+        step, value = log["test/accuracy"][-1]
+        ax.plot([step], [value], "k*", markersize=11, clip_on=False, label=f"test: {value:.1%}")
+    begins = [step for step, _ in log["stage"]]
+    for step in begins[1:]:
+        ax.axvline(step, color="0.7", linewidth=0.8)
+    top = ax.secondary_xaxis("top")  # the number of each stage, above its middle
+    middles = [(a + b) / 2 for a, b in zip(begins, [*begins[1:], steps[-1]])]
+    top.set_xticks(middles, [f"{stage:.0f}" for _, stage in log["stage"]], fontsize=9)
+    top.tick_params(length=0)
+    top.set_xlabel("stage")
+    ax.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, max(steps)))
+    percent(ax.yaxis)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return fig
+
+
+def draw_categories(analysis):
+    fig, ((ax,),) = new_figure()
+    rows = analysis["sweep"]
+    x, bottom = [row["thoughts"] for row in rows], [0.0] * len(rows)
+    width = 0.6 * (x[1] - x[0] if len(x) > 1 else 1)
+    for name, (color, hatch) in HATCHES.items() if "categories" in rows[0] else ():
+        heights = [row["categories"][name] for row in rows]
+        ax.bar(x, heights, width, bottom, label=name, color=color, hatch=hatch, edgecolor="black", linewidth=0.6)
+        bottom = [a + b for a, b in zip(bottom, heights)]
+    ax.plot(x, [row["accuracy"] for row in rows], "ko-", markerfacecolor="white", label="accuracy", clip_on=False)
+    ax.set(xlabel="forced thoughts", ylabel="share of the questions", ylim=(0, 1), xticks=x)
+    percent(ax.yaxis)
+    ax.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True, handleheight=1.5, handlelength=3
+    )
+    return fig
+
+
+def layers(successors, root):
+    """{node: (column, row)} of all nodes that the root leads to; column: fewest edges from it, row: 0 in the middle.
+
+    Within a column, nodes are ordered like those that lead to them, so that fewer arrows cross, and every second one
+    stands a little to the right, so that arrows between them can be seen.
+    """
+    columns, seen = [[root]], {root}
+    while columns[-1]:
+        found = dict.fromkeys(b for a in columns[-1] for b in successors[a] if b not in seen)
+        seen |= found.keys()
+        columns.append(list(found))
+    place = {}
+    for x, column in enumerate(columns[:-1]):
+        before = {b: [place[a][1] for a in place if b in successors[a]] for b in column}
+        column.sort(key=lambda b: sum(before[b]) / max(1, len(before[b])))
+        place |= {b: (x + 0.2 * (i % 2), i - (len(column) - 1) / 2) for i, b in enumerate(column)}  # room for arrows
+    return place
+
+
+def draw_tree(analysis, number):
+    """The search tree: panels after 1, 2, 3 steps' thoughts; the more value, the darker."""
+    if number >= len(analysis["examples"]):
+        raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
+    example = analysis["examples"][number]
+    shown = [v for v in example["values"] if v["thoughts"]][:3] or example["values"][:1]
+    place = layers(example["successors"], example["root"])
+    path = list(zip([example["root"], *example["path"]], example["path"]))
+    rows = max(abs(y) for _, y in place.values()) * 2 + 1
+    fig, axes = new_figure(8, len(shown) * (0.55 * max(rows, 2) + 0.25) + 0.3, rows=len(shown))
+    for ax, value in zip(axes[:, 0], shown):
+        ax.set_axis_off()
+        ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
+        n = value["thoughts"]
+        ax.set_title(f"after {n} thought{'s' * (n != 1)}", loc="left")
+        boxes = {name: draw_node(ax, name, xy, value["value"][name], example) for name, xy in place.items()}
+        fig.canvas.draw()  # a box knows its size when it has been drawn
+        for a in place:
+            for b in example["successors"][a]:
+                draw_arrow(ax, place[a], place[b], boxes[a], boxes[b], (a, b) in path)
+    caption = "double frame: root; thick frame: target; thick arrows: the path"
+    fig.supxlabel(caption + ("; dashed frame: the wrong target" if example["other"] in place else ""), fontsize=9)
+    return fig
+
+
+def draw_node(ax, name, xy, value, example):
+    """A box with the node's name and value; returns its outline."""
+    shade = 1 - 0.85 * value
+    frame = {"boxstyle": "round,pad=0.3", "facecolor": (shade, shade, shade), "edgecolor": "black"}
+    frame |= {"linewidth": 2 if name in (example["root"], example["target"]) else 0.7}
+    frame |= {"linestyle": "--"} if name == example["other"] else {}
+    text = ax.text(*xy, f"{name}\n{value:.0%}", ha="center", va="center", fontsize=7.5, linespacing=1.1,
+                   color="white" if shade < 0.5 else "black", bbox=frame, zorder=2)  # fmt: skip
+    if name == example["root"]:  # a second frame around the first
+        outer = {"boxstyle": "round,pad=0.55", "facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
+        text = ax.text(*xy, text.get_text(), ha="center", va="center", fontsize=7.5, linespacing=1.1, alpha=0,
+                       bbox=outer, zorder=1)  # fmt: skip
+    return text.get_bbox_patch()
+
+
+def draw_arrow(ax, start, end, box_a, box_b, on_path):
+    back = int(start[0]) - int(
+        end[0]
+    )  # columns to the left; an arrow that does not go right goes round the nodes between
+    bend = 0.0 if back < 0 else min(0.25, 1.4 / max(1, back))
+    style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "patchA": box_a, "patchB": box_b}
+    style |= {"color": "black", "linewidth": 1.8} if on_path else {"color": "0.55", "linewidth": 0.7}
+    ax.annotate("", xy=end, xytext=start, arrowprops={**style, "shrinkA": 1, "shrinkB": 1}, zorder=0)
+
+
+def draw_parallelism(analysis):
+    shown = [v for v in analysis["values"] if v["thoughts"]][:3] or analysis["values"][:1]
+    fig, axes = new_figure(columns=len(shown), height=2.6, sharey=True)
+    for ax, row in zip(axes[0], shown):
+        for i, line in enumerate(("-", (0, (5, 2)), (0, (1, 1)))):
+            label = ["best node", "two best", "three best"][i]
+            ax.plot(row["percentiles"], row["top"][i], color="black", linestyle=line, label=label)
+        ax.set_title(f"after {row['thoughts']} thought{'s' * (row['thoughts'] != 1)}")
+        ax.set(ylim=(0, 1.02), xlim=(0, 100), xlabel="percentile of the questions")
+    percent(axes[0, 0].yaxis)
+    axes[0, 0].set_ylabel("value, added up")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return fig
+
+
+def draw_thoughts(analysis):
+    fig, axes = new_figure(columns=2, height=2.6)
+    x = [row["thought"] for row in analysis["thoughts"]]
+    for ax, name, label in zip(axes[0], ("norm", "entropy"), ("norm", "entropy (nats)")):
+        y, spread = ([row[key] for row in analysis["thoughts"]] for key in (name, f"{name}_std"))
+        ax.errorbar(x, y, spread, fmt="ko-", markersize=4, capsize=3)
+        ax.set(xlabel="thought", ylabel=label, xticks=x, ylim=(0, 1.1 * max(a + b for a, b in zip(y, spread))))
+    fig.suptitle("mean and standard deviation over the questions", fontsize=9)
+    return fig
+
+
+def draw_probes(analysis):
+    probes = {(p["thought"], p["step"]): p for p in analysis["probes"]}
+    thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
+    fig, axes = new_figure(4 + 0.8 * len(steps), 1 + 0.45 * len(thoughts), columns=2, sharey=True)
+    for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
+        for (i, k), p in probes.items():
+            ax.add_patch(rectangle(k - 0.5, i - 0.5, p[key]))
+            ax.text(k, i, f"{p[key]:.0%}", ha="center", va="center", color="white" if p[key] > 0.5 else "black")
+        ax.set(xlim=(steps[0] - 0.5, steps[-1] + 0.5), ylim=(thoughts[-1] + 0.5, thoughts[0] - 0.5))
+        ax.set(xticks=steps, yticks=thoughts, xlabel="step", title=title)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[0, 0].set_ylabel("thought")
+    return fig
+
+
+def rectangle(x, y, value):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), 1, 1, facecolor=str(1 - 0.85 * value), edgecolor="white")
+
+
+def save(fig, out_dir, name, command):
+    for kind, more in (("png", {}), ("svg", {"Date": None})):  # the same picture twice is the same file
+        path = os.path.join(out_dir, f"{name}.{kind}")
+        fig.savefig(path, dpi=200, metadata={"Description": command, **more})
+    print(f"{os.path.join(out_dir, name)}.png, .svg")
+
+
+def main(argv):
+    command = shlex.join(["python", "plot.py", *argv])
+    argv = [*argv[1:], f"--out_dir={argv[0]}"] if argv and not argv[0].startswith("--") else argv
+    args = parse(PlotConfig, argv, __doc__)
+    log, analysis = (os.path.join(args.out_dir, name) for name in ("log.txt", "analysis.json"))
+    if not (os.path.exists(log) or os.path.exists(analysis)):
+        raise UserError(f"{args.out_dir or 'no folder given'}: expected log.txt (of train.py) or analysis.json there")
+    if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
+        baselines = {}
+        for folder in filter(None, args.baselines.split(",")):
+            other = read_log(os.path.join(folder, "log.txt"))
+            baselines[os.path.basename(folder.rstrip("/"))] = (other.get("test/accuracy") or other["valid/accuracy"])[
+                -1
+            ][1]
+        save(draw_training(streams, baselines), args.out_dir, "training", command)
+    if not os.path.exists(analysis):
+        return print(f"for the other pictures: python analyze.py {os.path.join(args.out_dir, 'best.pt')}")
+    with open(analysis, encoding="utf-8") as f:
+        found = json.load(f)
+    command = f"{found['command']}; {command}"
+    save(draw_categories(found), args.out_dir, "categories", command)
+    if found["values"]:
+        save(draw_tree(found, args.example), args.out_dir, "tree", command)
+        save(draw_parallelism(found), args.out_dir, "parallelism", command)
+    if found["thoughts"]:
+        save(draw_thoughts(found), args.out_dir, "thoughts", command)
+    if found["probes"]:
+        save(draw_probes(found), args.out_dir, "probes", command)
+
+
+if __name__ == "__main__":
+    cli(main)
