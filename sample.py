@@ -157,7 +157,6 @@ def show(seen):
 @torch.no_grad()
 def main(argv):
     args, seen = parse(SampleConfig, argv, __doc__), []
-    sys.stdout.reconfigure(errors="replace")  # some outputs have no bars
     with redirect_stdout(sys.stderr) if args.json else nullcontext():
         model, cfg, tok, known = load(args)
         model.to(pick_device(args.device))
@@ -182,4 +181,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    sys.stdout.reconfigure(errors="replace")  # not every output has bars
     cli(main)
