@@ -38,10 +38,26 @@ def read_log(path):
     """{stream: [(step, value), ...]} of a log.txt."""
     streams = {}
     with open(path, encoding="utf-8") as f:
-        for line in f:
-            step, stream, value = line.split()
+        for step, stream, value in (line.split() for line in f if line.endswith("\n")):  # a run may be writing the last
             streams.setdefault(stream, []).append((int(step), float(value)))
     return streams
+
+
+def final_accuracy(folder):
+    """A run's test accuracy, or its latest validation accuracy if it has not come so far."""
+    log = read_log(os.path.join(folder, "log.txt"))
+    found = log.get("test/accuracy") or log.get("valid/accuracy")
+    if not found:
+        raise UserError(f"{folder}: there is no accuracy in its log.txt yet")
+    return found[-1][1]
+
+
+def read_analysis(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            return json.load(f)
+    except ValueError as e:
+        raise UserError(f"{path}: not what analyze.py has written: {e}") from None
 
 
 def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
@@ -235,17 +251,12 @@ def main(argv):
     if not (os.path.exists(log) or os.path.exists(analysis)):
         raise UserError(f"{args.out_dir or 'no folder given'}: expected log.txt (of train.py) or analysis.json there")
     if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
-        baselines = {}
-        for folder in filter(None, args.baselines.split(",")):
-            other = read_log(os.path.join(folder, "log.txt"))
-            baselines[os.path.basename(folder.rstrip("/"))] = (other.get("test/accuracy") or other["valid/accuracy"])[
-                -1
-            ][1]
+        folders = [folder.rstrip("/") for folder in args.baselines.split(",") if folder]
+        baselines = {os.path.basename(folder): final_accuracy(folder) for folder in folders}
         save(draw_training(streams, baselines), args.out_dir, "training", command)
     if not os.path.exists(analysis):
         return print(f"for the other pictures: python analyze.py {os.path.join(args.out_dir, 'best.pt')}")
-    with open(analysis, encoding="utf-8") as f:
-        found = json.load(f)
+    found = read_analysis(analysis)
     command = f"{found['command']}; {command}"
     save(draw_categories(found), args.out_dir, "categories", command)
     if found["values"]:
