@@ -36,7 +36,7 @@ OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/
 OFFICIAL = {"nodes": 22.82, "edges": 36.26, "steps": 3.753, 3: 0.413, 4: 0.443, 5: 0.120, 6: 0.023, "paths": 1.613}
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # weights of 0, 1, 2, ... parents
 DRAWN = 28  # nodes drawn for a problem like the official ones; those that nothing hangs on are dropped, some 5 of 28
-POOL = 40  # --symbols: names are 0 to 39; with --nodes or --chains as many as a problem may have nodes
+POOL = 40  # --symbols: names are 0 to 39, if --names does not say otherwise
 TRIES = 10_000  # graphs drawn before we give up on --hops and --nodes
 PEOPLE = "Ada Ben Clara Emil Finn Greta Hugo Ida Jonas Karl Lena Mia Nils Olga Paul Rosa Tom Uma Vera Will".split()
 ONSETS = "b br d f fl g gr h j k kl l m n p r s st t v w y z zh".split()
@@ -53,6 +53,9 @@ class ProsQAConfig:
     nodes: tuple[int, ...] = option((), "--generate: fewest,most nodes; default as official", least=4, most=100)
     chains: bool = option(False, "--generate: two chains of equal length instead of random graphs")
     symbols: bool = option(False, "compact wording for training from scratch")
+    names: int = option(
+        0, "--symbols: how many names there are; 0: 40, or as many as a problem may have nodes", most=999
+    )
     out_dir: str = option("", "where the files go; default data/prosqa, with --symbols data/prosqa_symbols")
     seed: int = option(0, "seed of the random numbers", least=0)
 
@@ -298,7 +301,7 @@ def print_table(splits):
 
 def generate(cfg, rng):
     """Make and write the splits; they are read back, and so checked."""
-    pool = cfg.most_nodes if cfg.nodes or cfg.chains else POOL
+    pool = max(cfg.most_nodes, cfg.names or (0 if cfg.nodes or cfg.chains else POOL))
 
     def draw():
         problem = in_words(rng, make_graph(rng, cfg))
@@ -312,7 +315,7 @@ def generate(cfg, rng):
 def convert(cfg, rng):
     """Read the official splits and write them, as they are or in symbols."""
     splits = read_official(cfg.from_)
-    pool = max(POOL, *(len(p["idx_to_symbol"]) for problems in splits.values() for p in problems))
+    pool = max(cfg.names or POOL, *(len(p["idx_to_symbol"]) for problems in splits.values() for p in problems))
     os.makedirs(cfg.out_dir, exist_ok=True)
     for split, problems in splits.items():
         problems = [in_symbols(rng, p, pool) for p in problems] if cfg.symbols else problems
