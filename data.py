@@ -416,7 +416,7 @@ def collate(rows, device="cpu"):
     prefix, n, suffix, labels = zip(*rows)
 
     def to_device(x):
-        x = torch.tensor(x)
+        x = torch.tensor(x, dtype=torch.int64)  # or empty lists would become floats
         return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
 
     def pad(lists, value):
