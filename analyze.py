@@ -177,7 +177,7 @@ def candidate_steps(graph, cfg, tok):
 def text_probabilities(model, prompts, texts):
     """For each prompt (prefix, n, forced), the probability of each of its texts (lists of tokens) as what comes next.
 
-    Every prompt is read once; then its cache is copied for each text.
+    Every prompt is read once; then its row of the cache is repeated for each text.
     """
     device = model.wte.weight.device
     prefix, prefix_len, n, forced, _ = data.collate([(*prompt, []) for prompt in prompts], device)
@@ -188,7 +188,7 @@ def text_probabilities(model, prompts, texts):
     row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
     log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, tokens[:, :1])[:, 0]  # (M,) the first token
     if longest > 1:
-        cache.k, cache.v, cache.real = [k[row] for k in cache.k], [v[row] for v in cache.v], cache.real[row]
+        cache.select(row)
         real = torch.arange(1, longest, device=device) < length[:, None]  # (M, S-1) the others
         h = model.read(model.wte(tokens[:, :-1]), real, cache)
         more = model.head(h).float().log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]

@@ -55,13 +55,13 @@ class TrainConfig:
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
     icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
-    target: str = option(
-        "rest", "to be written after k thoughts: all other steps, or only the next, or a node as far away", TARGETS
+    target: tuple[str, ...] = option(
+        ("rest",), "what each stage has to write: all remaining steps, or only the next, or any node as far", TARGETS
     )
     names: str = option("", "nodes of a graph, as a regular expression for tokens: renamed, edges shuffled, each epoch")
     # model
     init_from: str = option(
-        "scratch", "scratch, or weights to begin with: gpt2, ..., hf:owner/name, a file or a folder"
+        "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
     )
     n_layer: int = option(2, "transformer blocks", least=1)
     n_head: int = option(4, "attention heads", least=1)
@@ -143,11 +143,11 @@ def check(cls, name, value, where):
         kind = typing.get_args(kind)[0] if typing.get_origin(kind) or isinstance(kind, types.UnionType) else kind
         raise UserError(f"{where}: {name} = {value!r}, expected {kind.__name__}") from None
     choices, (least, most) = known[name].metadata["choices"], known[name].metadata["range"]
-    if choices and value not in choices:
-        raise UserError(f"{where}: {name} = {value!r}, expected {' or '.join(choices)}{nearest(value, choices)}")
     if value == () and known[name].default:
         raise UserError(f"{where}: {name} = (), expected at least one value")
     for v in value if isinstance(value, tuple) else (value,):
+        if choices and v not in choices:
+            raise UserError(f"{where}: {name} = {v!r}, expected {' or '.join(choices)}{nearest(v, choices)}")
         if isinstance(v, (int, float)) and not least <= v <= most:
             raise UserError(
                 f"{where}: {name} = {value!r}, expected {f'at least {least}' if v < least else f'at most {most}'}"
@@ -216,7 +216,8 @@ def parse(cls, argv, doc, takes_file=False):
                 raise UserError(f"--{name}: a value is missing")
             text = argv.pop(0)
         text = text.replace("\\n", "\n") if name.endswith("_format") else text  # a shell does not do it
-        flags[name] = check(cls, name, text if kinds.get(name) is str else literal(text), "command line")
+        value = {str: text, tuple[str, ...]: text.split(",")}.get(kinds.get(name)) or literal(text)
+        flags[name] = check(cls, name, value, "command line")
     return cls(**{**(read_config_file(cls, file) if file else {}), **flags})
 
 

@@ -194,8 +194,8 @@ def right_answer(problem, cfg, tok):
 def is_right(text, problem, stage, cfg, tok):
     """Whether what was written at a stage is right: its answer, or with another target than "rest" the step."""
     done, _ = count(len(problem.steps), stage, cfg)
-    if cfg.target != "rest" and done < len(problem.steps):
-        return text in [tok.decode(step) for step in next_steps(problem, done, cfg, tok)]
+    if of_stage(cfg.target, stage) != "rest" and done < len(problem.steps):
+        return text in [tok.decode(step) for step in next_steps(problem, done, stage, cfg, tok)]
     return read_answer(text, cfg) == right_answer(problem, cfg, tok)
 
 
@@ -297,8 +297,8 @@ def split(problem, stage, cfg, tok, rng=None):
     elif removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
         read, write = problem.steps[: len(problem.steps) - removed], []
     written = sum(write, []) + problem.answer
-    if write and cfg.target != "rest":  # "Reasoning by Superposition" (2505.12514): only the step after k thoughts
-        written = next_steps(problem, removed, cfg, tok)
+    if write and of_stage(cfg.target, stage) != "rest":  # "Reasoning by Superposition" (2505.12514): one step only
+        written = next_steps(problem, removed, stage, cfg, tok)
         written = written[rng.integers(len(written)) if rng else 0] + problem.answer[-1:]
     return make_prompt(sum(read, problem.question), n, cfg, tok), written
 
@@ -327,10 +327,10 @@ def read_graph(question, cfg, tok):
     return question[: 2 * n_edges].reshape(-1, 2), question[2 * n_edges :]
 
 
-def next_steps(problem, done, cfg, tok):
+def next_steps(problem, done, stage, cfg, tok):
     """What may be written after `done` steps: the next step, then (target "frontier") other nodes as far away."""
     steps = [problem.steps[done]]
-    if cfg.target == "frontier":
+    if of_stage(cfg.target, stage) == "frontier":
         edges, asked = read_graph(problem.question, cfg, tok)
         seen = frontier = {int(asked[is_name(cfg.names, tok)[asked]][0])}  # the first name after the edges: the root
         for _ in range(done + 1):

@@ -1,8 +1,8 @@
 """
 GPT-2 that can think without words (Coconut, "Chain of Continuous Thought", Hao et al. 2024, arXiv 2412.06769).
 
-Everything the method needs is here: the GPT-2 of OpenAI, a KV cache, and the latent loop that feeds the last hidden
-state back as the next input embedding. There is nothing to run in this file; read it top to bottom. In the shapes,
+The GPT-2 of OpenAI, and the latent loop that feeds the last hidden state back as the next input embedding; its keys
+and values are kept in cache.py. There is nothing to run in this file; read it top to bottom. In the shapes,
     B  rows of a batch            P  tokens of the prefix (question <bot>)      V  vocabulary size
     T  positions in one pass      N  thoughts of the row that has most          C  n_embd = nh * hs
     K  positions in the cache     S  tokens of the suffix (<eot> steps answer)  nh, hs  heads and their size
@@ -14,7 +14,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from cache import KVCache
 from config import UserError
 from weights import is_projection, read_weights
 
@@ -29,39 +31,12 @@ class GPTConfig:
     block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
     vocab_size: int = 50257
     dropout: float = 0.0
+    checkpoint: bool = False  # to save memory, compute activations again in the backward pass instead of keeping them
+    backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
-
-
-class KVCache:
-    """Keys and values of all positions read so far, for each layer, and which of those positions are real.
-
-    A position is real unless it is padding, or a thought that the row does not have. Whatever is not real is never
-    attended to and takes up no position number: this is why rows of different length can share a batch.
-    `size` is the number of positions that will be read altogether.
-    """
-
-    def __init__(self, n_layer, size):
-        self.size = size
-        self.k, self.v = [None] * n_layer, [None] * n_layer  # each (B, nh, K, hs)
-        self.real = None  # (B, K) bool
-
-    def append(self, layer, k, v):
-        """Add the keys and values (B, nh, T, hs) of the positions being read; returns all of them (B, nh, K, hs)."""
-        if torch.is_grad_enabled():  # autograd needs the old tensors as they were: copy instead of writing into them
-            if self.k[layer] is not None:
-                k, v = torch.cat((self.k[layer], k), 2), torch.cat((self.v[layer], v), 2)
-            self.k[layer], self.v[layer] = k, v
-            return k, v
-        if self.k[layer] is None:
-            shape = (k.size(0), k.size(1), self.size, k.size(3))
-            self.k[layer], self.v[layer] = k.new_empty(shape), v.new_empty(shape)
-        end = self.real.size(1)  # GPT.read has already counted the positions being read
-        self.k[layer][:, :, end - k.size(2) : end] = k
-        self.v[layer][:, :, end - v.size(2) : end] = v
-        return self.k[layer][:, :, :end], self.v[layer][:, :, :end]
 
 
 def pick(x, only):
@@ -70,22 +45,21 @@ def pick(x, only):
 
 
 class CausalSelfAttention(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
-        self.layer, self.n_head, self.dropout = layer, config.n_head, config.dropout
+        self.n_head, self.dropout = config.n_head, config.dropout
         self.c_attn = nn.Linear(config.n_embd, 3 * config.n_embd)
         self.c_proj = nn.Linear(config.n_embd, config.n_embd)
 
     def forward(self, x, cache, mask, only=None):
         B, T, C = x.shape
-        q, k, v = self.c_attn(x).view(B, T, 3, self.n_head, C // self.n_head).permute(2, 0, 3, 1, 4)  # (B, nh, T, hs)
+        qkv = cache.linear(self.c_attn, x).view(B, T, 3, self.n_head, C // self.n_head)
+        q, k, v = qkv.permute(2, 0, 3, 1, 4)  # each (B, nh, T, hs)
         if only is not None:
             q, T = pick(q.transpose(1, 2), only).transpose(1, 2), 1
-        k, v = cache.append(self.layer, k, v)  # (B, nh, K, hs)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None)
+        y = cache.attend(q, k, v, mask, self.dropout if self.training else 0.0)
         y = y.transpose(1, 2).reshape(B, T, C)  # heads side by side again
-        return F.dropout(self.c_proj(y), self.dropout, self.training)
+        return F.dropout(cache.linear(self.c_proj, y), self.dropout, self.training)
 
 
 class MLP(nn.Module):
@@ -95,22 +69,36 @@ class MLP(nn.Module):
         self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd)
         self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd)
 
-    def forward(self, x):
-        x = F.gelu(self.c_fc(x), approximate="tanh")  # OpenAI's GELU; the exact one would change pretrained outputs
-        return F.dropout(self.c_proj(x), self.dropout, self.training)
+    def forward(self, x, cache):
+        x = cache.linear(self.c_fc, x)
+        x = F.gelu(x, approximate="tanh")  # OpenAI's GELU; the exact one would change pretrained outputs
+        return F.dropout(cache.linear(self.c_proj, x), self.dropout, self.training)
 
 
 class Block(nn.Module):
-    def __init__(self, config, layer):
+    def __init__(self, config):
         super().__init__()
         self.ln_1 = nn.LayerNorm(config.n_embd, eps=1e-5)
-        self.attn = CausalSelfAttention(config, layer)
+        self.attn = CausalSelfAttention(config)
         self.ln_2 = nn.LayerNorm(config.n_embd, eps=1e-5)
         self.mlp = MLP(config)
 
     def forward(self, x, cache, mask, only=None):
         x = (x if only is None else pick(x, only)) + self.attn(self.ln_1(x), cache, mask, only)
-        return x + self.mlp(self.ln_2(x))
+        return x + self.mlp(self.ln_2(x), cache)
+
+
+def checkpointed(block, x, layer, mask, only=None):
+    """block(x, layer, mask, only), of which only x and the keys and values are kept for the backward pass."""
+    before = layer.copy()  # the block runs twice, but each time with the cache as it is now
+
+    def run(x):
+        after = before.copy()
+        return block(x, after, mask, only), after
+
+    x, after = checkpoint(run, x, use_reentrant=False)
+    layer.__dict__.update(after.__dict__)
+    return x
 
 
 class GPT(nn.Module):
@@ -121,7 +109,7 @@ class GPT(nn.Module):
         self.config = config
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.block_size, config.n_embd)
-        self.h = nn.ModuleList(Block(config, layer) for layer in range(config.n_layer))
+        self.h = nn.ModuleList(Block(config) for _ in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, eps=1e-5)
         for name, p in self.named_parameters():
             if name.endswith("bias"):
@@ -175,11 +163,12 @@ class GPT(nn.Module):
         if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
             causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
             mask = (causal & cache.real[:, None, :])[:, None]  # (B, 1, T, K)
-        for block in self.h[:-1]:
-            x = block(x, cache, mask)
+        run = checkpointed if self.config.checkpoint and torch.is_grad_enabled() else Block.__call__
+        for block, layer in zip(self.h[:-1], cache.layers):
+            x = run(block, x, layer, mask)
         if only is not None:  # in the last block the other positions are no more than keys and values
             mask = cache.real[:, None, None]  # (B, 1, 1, K)
-        return self.ln_f(self.h[-1](x, cache, mask, only))
+        return self.ln_f(run(self.h[-1], x, cache.layers[-1], mask, only))
 
     def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real, room=0):
         """The method: read the prefix, think, read the suffix. Shapes as in forward; room: positions read later on.
@@ -191,13 +180,15 @@ class GPT(nn.Module):
         """
         B, P = prefix.shape
         row = torch.arange(B, device=prefix.device)
-        n = torch.as_tensor(n_thoughts).expand(B)  # (B,); on the CPU, or int() below waits for the GPU
-        N, n = int(n.max()), n.to(prefix.device)
+        n_cpu = torch.as_tensor(n_thoughts).expand(B).cpu()  # (B,); what decides here must not wait for a GPU
+        N, n, m = int(n_cpu.max()), n_cpu.to(prefix.device), self.config.backprop_thoughts
         cache = KVCache(self.config.n_layer, size=P + N + suffix.size(1) + room)
         real = torch.arange(P, device=prefix.device) < prefix_len[:, None]
         states = [self.read(self.wte(prefix), real, cache, only=prefix_len - 1)[:, 0]]  # (B, C)
         for i in range(N - 1):
             h = self.read(states[-1][:, None], (i < n)[:, None], cache)  # the hidden state *is* the next input
+            if m is not None:
+                h = cache.detach(i < n_cpu - m, h)
             states.append(h[:, 0])
         x, real = self.wte(suffix), suffix_real
         if N > 0:  # the last thought shares the suffix's pass, so that N thoughts cost N + 1 passes
@@ -250,10 +241,11 @@ class GPT(nn.Module):
         suffix_real = torch.ones_like(suffix, dtype=torch.bool)
         thoughts, h, cache = self.think(prefix, prefix_len, n_thoughts, suffix, suffix_real, room=max_new_tokens)
         h = h[:, -1]  # (B, C)
-        ended = torch.zeros(prefix.size(0), dtype=torch.bool, device=prefix.device)
-        tokens = []
-        for _ in range(max_new_tokens):
-            logits = self.head(h)  # (B, V)
+        B, nothing = prefix.size(0), 0 if eos is None else eos
+        tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
+        writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are
+        while length < max_new_tokens:
+            logits = self.head(h)  # (B', V) of the rows that are left
             if temperature == 0:
                 token = logits.argmax(-1)
             else:
@@ -261,13 +253,15 @@ class GPT(nn.Module):
                     least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
                     logits = logits.masked_fill(logits < least, -math.inf)
                 token = torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
-            token = torch.where(ended, 0 if eos is None else eos, token)
-            tokens.append(token)
-            ended = ended | (cache.real.sum(1) >= self.config.block_size)
-            if eos is not None:
-                ended = ended | (token == eos)
-            if ended.all() or len(tokens) == max_new_tokens:
+            tokens[writing, length] = token
+            length += 1
+            goes_on = (token != nothing if eos is not None else True) & (cache.real.sum(1) < self.config.block_size)
+            rows = goes_on.nonzero()[:, 0]
+            if not len(rows) or length == max_new_tokens:
                 break
-            h = self.read(self.wte(token)[:, None], ~ended[:, None], cache)[:, 0]
-        tokens = torch.stack(tokens, 1) if tokens else prefix[:, :0]
+            if len(rows) < len(writing):  # the others cost nothing any more
+                cache.select(rows)
+                writing, token = writing[rows], token[rows]
+            h = self.read(self.wte(token)[:, None], torch.ones_like(token, dtype=torch.bool)[:, None], cache)[:, 0]
+        tokens = tokens[:, :length]
         return (tokens, thoughts) if return_thoughts else tokens

@@ -44,8 +44,22 @@ def new_model(cfg, tok, vocab_size=None):
     return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
 
 
+def known_tokens(tok):
+    """{token as bytes: its number}."""
+    return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
+
+
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
+    if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
+        model, _, its_tok, _ = load_checkpoint(source, dropout=cfg.dropout)
+        cfg = dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
+        old, new = known_tokens(its_tok), known_tokens(tok)
+        wte = new_model(cfg, tok).wte  # what the task before had no word for starts from random values
+        with torch.no_grad():
+            wte.weight[[i for t, i in new.items() if t in old]] = model.wte.weight[[old[t] for t in new if t in old]]
+        model.wte, model.config.vocab_size = wte, tok.n_vocab
+        return model, cfg
     model = GPT.from_pretrained(source, cfg.dropout)
     found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
     if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
@@ -57,15 +71,27 @@ def pretrained_model(source, cfg, tok):
     return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
 
 
-def load_checkpoint(path):
-    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
+def is_ours(path):
+    """Whether a file is a checkpoint that Run.save wrote, of whatever format."""
+    try:
+        return {"format", "config", "pieces"} <= torch.load(path, map_location="meta", weights_only=True).keys()
+    except Exception:  # somebody else's file
+        return False
+
+
+def load_checkpoint(path, dropout=None):
+    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote.
+
+    dropout: another one than the model has been trained with.
+    """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["format"] != FORMAT:
             raise UserError(f"{path}: a checkpoint of format {saved['format']}, expected {FORMAT}")
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
-        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
+        dropout = cfg.dropout if dropout is None else dropout
+        model = new_model(dataclasses.replace(cfg, dropout=dropout), tok, len(saved["model"]["wte.weight"]))
         model.load_state_dict(saved["model"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None

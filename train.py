@@ -26,7 +26,7 @@ import data
 import parallel
 from config import TrainConfig, UserError, cli, parse
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
-from run import Run, load_checkpoint, new_optimizer, pick_device, pretrained_model
+from run import Run, is_ours, load_checkpoint, new_optimizer, pick_device, pretrained_model
 from tokenizer import make_tokenizer
 
 
@@ -133,11 +133,11 @@ def show_test(test, n_problems, path):
 def evaluate_only(cfg):
     """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
     path = cfg.eval_only
-    try:
+    if is_ours(path):
         model, saved_cfg, tok, saved = load_checkpoint(path)
         wanted = {k: getattr(cfg, k) for k in ("device", "dtype", "eval_batch_size")}
         cfg, pieces = dataclasses.replace(saved_cfg, eval_file=cfg.eval_file, **wanted), saved["pieces"]
-    except UserError:
+    else:
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, cfg, tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")

@@ -1,0 +1,316 @@
+"""
+How fast is it? Ratios, measured side by side in one run, on problems as long as those of GSM8K.
+
+    python bench.py                             # 4 layers x 256, batch 32, one thread of the CPU
+    python bench.py --preset=124M               # GPT-2's size, batch 8
+    python bench.py --preset=124M --device=cuda --compile --batch_size=128 --generate=512
+    python bench.py --parts=padding --file=data/gsm8k/valid.json
+
+step        a training step with n thoughts, over one without: with n ordinary tokens in their place (same positions)
+yardstick   the step with six thoughts, and generating, beside transformers' GPT-2, if that package is installed
+memory      what a step adds at its peak, each in a process of its own
+padding     the share of all positions that are padding, with batches sorted by length and without
+Variants take turns, and each number is the median of its rounds. A step is all of it: batch, passes, optimizer.
+"""
+
+import ctypes
+import dataclasses
+import importlib.util
+import multiprocessing
+import statistics
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+import data
+from config import TrainConfig, UserError, cli, option, parse
+from evaluate import precision
+from model import GPT, GPTConfig
+from run import new_optimizer, pick_device
+from tokenizer import SPECIALS, make_tokenizer
+from train import train_step
+
+PRESETS = {"small": ((4, 4, 256), 32), "124M": ((12, 12, 768), 8)}  # (n_layer, n_head, n_embd), batch size
+VOCAB = 50257 + len(SPECIALS) - 1  # as GPT-2's tokenizer has it: <|endoftext|> was there before
+EOT, TOKEN = 50258, 100  # <eot>, and some token: what it is does not change how long it takes
+# GSM8k-Aug's 500 validation problems in GPT-2's tokens: the 0th, 5th, ..., 100th percentile, and the share of problems
+# with 0, 1, ..., 8 steps. Longer questions have more steps, which is left out here: batches are easier to sort there.
+QUESTION = 23, 31, 34, 37, 40, 41, 43, 45, 47, 50, 52, 54, 57, 59, 63, 68, 72, 77, 84, 97, 166
+STEP = 6, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 10, 10, 10, 11, 28
+N_STEPS = 0.012, 0.052, 0.310, 0.280, 0.182, 0.106, 0.036, 0.016, 0.006
+ANSWER = 3  # "### 72" and the end of text; 92 % have so many
+
+
+@dataclass
+class BenchConfig:
+    preset: str = option("small", "size of the model", tuple(PRESETS))
+    parts: tuple[str, ...] = option(("step", "yardstick", "memory", "padding"), "what to measure")
+    thoughts: tuple[int, ...] = option((0, 2, 6, 12, 24), "numbers of thoughts in a training step", least=0, most=200)
+    batch_size: int | None = option(None, "problems in a training step; by default 32 small ones, 8 of 124M", least=1)
+    generate: int = option(64, "answers generated at once (beside one at a time)", least=1)
+    new_tokens: int = option(24, "tokens of an answer", least=1)
+    rounds: int = option(7, "times that everything is measured, after one that is not", least=1)
+    file: str = option("", "a data file of problems, to measure their padding")
+    device: str = option("cpu", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+    dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
+    compile: bool = option(False, "torch.compile")
+    threads: int = option(1, "threads on the CPU", least=1)
+    peak_tflops: float = option(989.0, "of the GPU in bfloat16, for its utilisation; 989: H100, H200", least=1)
+    seed: int = option(1, "decides the lengths of the problems", least=0)
+
+    def __post_init__(self):
+        unknown = {*self.parts} - {"step", "yardstick", "memory", "padding"}
+        if unknown:
+            raise UserError(f"--parts: expected some of step,yardstick,memory,padding, found {min(unknown)!r}")
+        self.batch_size = self.batch_size or PRESETS[self.preset][1]
+
+    def train_config(self, **more):
+        """GSM8K's settings, as far as they matter here."""
+        return TrainConfig(tokenizer="gpt2", max_latent_stage=3, c_thought=2, block_size=1024, sort_window=100,
+                           batch_size=self.batch_size, dtype=self.dtype, seed=self.seed, **more)  # fmt: skip
+
+
+def draw_problems(n, seed):
+    """n Problems of random tokens, as long as GSM8K's."""
+    rng = np.random.default_rng(seed)
+
+    def draw(percentiles):
+        return round(np.interp(rng.random() * 100, range(0, 101, 5), percentiles))
+
+    lengths, first = [0], [0]
+    for _ in range(n):
+        n_steps = rng.choice(len(N_STEPS), p=N_STEPS)
+        lengths += [draw(QUESTION), *(draw(STEP) for _ in range(n_steps)), ANSWER]
+        first.append(first[-1] + 2 + n_steps)
+    bounds = np.cumsum(lengths)
+    return data.Problems(rng.integers(0, 50000, bounds[-1], dtype=np.uint16), bounds, np.array(first))
+
+
+def make_row(problem, n, stage=3):
+    """The problem as GSM8K has it at stage 3, but with n thoughts: (prefix, n, suffix, labels)."""
+    written = sum(problem.steps[stage:], []) + problem.answer
+    return problem.question + [TOKEN], n, [EOT, *written], [-100, *written]
+
+
+def without_thoughts(row):
+    """The same row with ordinary tokens in place of its thoughts."""
+    prefix, n, suffix, labels = row
+    return prefix + [TOKEN] * n, 0, suffix, labels
+
+
+def new_model(args, device):
+    n_layer, n_head, n_embd = PRESETS[args.preset][0]
+    torch.manual_seed(0)
+    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB)).to(device)
+
+
+def take_turns(variants, args, rounds):
+    """{name: median seconds of a call}; variants {name: function of the number of the round}."""
+    seconds = {name: [] for name in variants}
+    for i in range(rounds + 1):
+        for name, call in variants.items():
+            began = time.perf_counter()
+            call(i)
+            if args.device.startswith("cuda"):
+                torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - began)
+    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
+
+
+def batches(args, problems, cfg):
+    """Problems in batches as train.py makes them."""
+    order = [i for i, _ in data.epoch_order(problems, 3, 0, cfg)]
+    return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
+
+
+def print_values(**values):
+    """Lines for machines."""
+    for name, value in values.items():
+        print(f"{name} {value:.4g}")
+
+
+# ---------------------------------------------------------------- parts
+
+
+def measure_steps(args, device):
+    cfg = args.train_config()
+    model, chosen = new_model(args, device), batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
+    optimizer = new_optimizer(model, cfg)
+
+    def step(n, plain):
+        def call(i):
+            rows = [make_row(p, n) for p in chosen[i % len(chosen)]]
+            train_step(model, optimizer, [without_thoughts(r) for r in rows] if plain else rows, cfg)
+
+        return call
+
+    variants = {(n, plain): step(n, plain) for n in args.thoughts for plain in (False, True)}
+    if "yardstick" in args.parts and has_transformers():
+        variants["transformers"] = transformers_step(args, device, chosen)
+    seconds = take_turns(variants, args, args.rounds)
+    n_parameters = sum(p.numel() for p in model.parameters())
+    print(f"\ntraining step, {args.preset} ({n_parameters / 1e6:.1f} M parameters), batch {args.batch_size}")
+    print("thoughts  ms/step  plain ms  ratio  tokens/s" + "  utilisation" * (device != "cpu"))
+    lengths = [(len(p.question), sum(map(len, p.steps[3:]))) for b in chosen[1 : args.rounds + 1] for p in b]
+    mean = sum(q + s + 2 + ANSWER for q, s in lengths) / len(lengths)  # tokens of a row without thoughts
+    for n in args.thoughts:
+        think, plain = seconds[n, False], seconds[n, True]
+        per_second = (mean + n) * args.batch_size / think
+        used = 6 * n_parameters * per_second / (args.peak_tflops * 1e12)  # forward and backward: 6 operations a weight
+        print(f"{n:>8}  {1000 * think:>7.0f}  {1000 * plain:>8.0f}  {think / plain:>5.2f}  {per_second:>8.0f}"
+              + f"  {used:>11.1%}" * (device != "cpu"))  # fmt: skip
+    for n in args.thoughts:
+        print_values(**{f"step_over_plain_n{n}": seconds[n, False] / seconds[n, True]})
+    if "transformers" in seconds:
+        print_values(step_over_transformers=seconds[6, False] / seconds["transformers"])
+
+
+def has_transformers():
+    found = importlib.util.find_spec("transformers") is not None
+    if not found:
+        print("transformers is not installed: no yardstick")
+    return found
+
+
+def transformers_model(args, device):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    n_layer, n_head, n_embd = PRESETS[args.preset][0]
+    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": VOCAB}
+    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).to(device)
+
+
+def transformers_step(args, device, chosen):
+    """Its plain step on the same positions as our step with six thoughts; its logits are those of all positions."""
+    model, cfg = transformers_model(args, device), args.train_config()
+    optimizer = new_optimizer(model, cfg)
+
+    def call(i):
+        rows = [without_thoughts(make_row(p, 6)) for p in chosen[i % len(chosen)]]
+        width = max(len(prefix) + len(suffix) for prefix, _, suffix, _ in rows)
+        fill = [width - len(prefix) - len(suffix) for prefix, _, suffix, _ in rows]
+        x = torch.tensor([r[0] + r[2] + [0] * f for r, f in zip(rows, fill)], device=device)
+        y = torch.tensor([[-100] * len(r[0]) + r[3] + [-100] * f for r, f in zip(rows, fill)], device=device)
+        with precision(cfg, x.device):
+            loss = model(input_ids=x, labels=y).loss  # padding is on the right: causal attention never sees it
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return call
+
+
+def measure_generation(args, device):
+    """Six thoughts and an answer, against as many tokens from transformers: one pass for each on both sides."""
+    model = new_model(args, device).eval()
+    other, cfg = transformers_model(args, device).eval(), args.train_config()
+    problems = [p.question + [TOKEN] for p in draw_problems(args.generate, args.seed)]
+
+    @torch.no_grad()
+    def ours(questions):
+        prefix, prefix_len, n, suffix, _ = data.collate([(q, 6, [EOT], []) for q in questions], device)
+        with precision(cfg, prefix.device):
+            assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
+
+    def theirs(questions):
+        width, new = max(map(len, questions)), args.new_tokens + 6
+        x = torch.tensor([[0] * (width - len(q)) + q for q in questions], device=device)
+        real = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in questions], device=device)
+        settings = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
+        with precision(cfg, x.device):
+            assert other.generate(x, attention_mask=real, **settings).size(1) == width + new
+
+    print(f"\ngenerating, six thoughts and {args.new_tokens} tokens each; transformers: {args.new_tokens + 6} tokens")
+    print("answers at once    ms  transformers' ms  ratio")
+    for size, name in ((1, "b1"), (args.generate, f"b{args.generate}")):
+        several = {"ours": lambda i, s=size: ours(problems[:s]), "theirs": lambda i, s=size: theirs(problems[:s])}
+        t = take_turns(several, args, args.rounds)
+        ratio = t["theirs"] / t["ours"]
+        print(f"{size:>15}  {1000 * t['ours']:>4.0f}  {1000 * t['theirs']:>16.0f}  {ratio:>5.2f}")
+        print_values(**{f"generate_over_transformers_{name}": ratio})
+
+
+def added_memory(args, n):
+    """Bytes that a training step with n thoughts adds at its peak, gradients included."""
+    torch.set_num_threads(args.threads)
+    device, cfg = pick_device(args.device), args.train_config()
+    model = new_model(args, device)
+    optimizer, chosen = new_optimizer(model, cfg), batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
+    train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
+    if device.startswith("cuda"):
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        train_step(model, optimizer, [make_row(p, n) for p in chosen[0]], cfg)
+        return torch.cuda.max_memory_allocated() - before
+    ctypes.CDLL(None).malloc_trim(0)  # give back what is free, or the step would find room in it
+    before = memory("VmRSS")
+    with open("/proc/self/clear_refs", "w") as f:
+        f.write("5")  # the peak begins anew
+    train_step(model, optimizer, [make_row(p, n) for p in chosen[0]], cfg)
+    return memory("VmHWM") - before
+
+
+def memory(key):
+    with open("/proc/self/status") as f:
+        return next(1024 * int(line.split()[1]) for line in f if line.startswith(key))
+
+
+def measure_memory(args):
+    try:
+        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
+            added = {n: pool.apply(added_memory, (args, n)) for n in args.thoughts}
+    except (OSError, AttributeError) as e:
+        return print(f"\nmemory: only on Linux or a GPU ({e})")
+    print(f"\nmemory that a step adds at its peak, {args.preset}, batch {args.batch_size}\nthoughts    MB")
+    for n, size in added.items():
+        print(f"{n:>8}  {size / 1e6:>4.0f}")
+    if {6, 24} <= added.keys():
+        print_values(memory_n24_over_n6=added[24] / added[6])
+
+
+def padding_share(problems, stage, cfg):
+    """The share of positions in an epoch's batches that are padding."""
+    cells, used = 0, 0
+    order = data.epoch_order(problems, stage, 0, cfg)
+    for k in range(0, len(order), cfg.batch_size):
+        rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
+        cells += len(rows) * sum(max(len(row[part]) for row in rows) for part in (0, 2))
+        used += sum(len(row[part]) for row in rows for part in (0, 2))
+    return 1 - used / cells
+
+
+def measure_padding(args):
+    cfg = args.train_config()
+    if args.file:
+        problems = data.encode(data.load_json(args.file), cfg, make_tokenizer("gpt2"))
+    else:
+        problems = draw_problems(20_000, args.seed)
+    shares = {(w, stage): padding_share(problems, stage, dataclasses.replace(cfg, batch_size=32, sort_window=w))
+              for w in (1, cfg.sort_window) for stage in (0, 3)}  # fmt: skip
+    print(f"\npadding in batches of 32 ({args.file or 'drawn lengths'}, {len(problems):,} problems)")
+    print("stage  random  sorted by length")
+    for stage in (0, 3):
+        print(f"{stage:>5}  {shares[1, stage]:>6.1%}  {shares[cfg.sort_window, stage]:>16.1%}")
+    print_values(**{f"padding_stage{stage}": shares[cfg.sort_window, stage] for stage in (0, 3)})
+
+
+def main(argv):
+    args = parse(BenchConfig, argv, __doc__)
+    torch.set_num_threads(args.threads)
+    args.device = device = pick_device(args.device)
+    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{device}, {args.threads} thread(s)"
+    print(f"torch {torch.__version__} on {name}, dtype {args.dtype}, medians of {args.rounds}")
+    if "padding" in args.parts:
+        measure_padding(args)
+    if "step" in args.parts:
+        measure_steps(args, device)
+    if "yardstick" in args.parts and has_transformers():
+        measure_generation(args, device)
+    if "memory" in args.parts:
+        measure_memory(args)
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,150 @@
+"""
+The KV cache of model.py: what a GPT has read so far, so that the next position costs one position.
+
+Generating, it is a buffer that is written to. In training, gradients flow through it; there it also sees to it that
+thoughts, which are single positions one after the other, cost little more than their share of a plain pass (Shared).
+Nothing in here changes any result. Shapes as in model.py.
+"""
+
+import copy
+import math
+
+import torch
+from torch.nn import functional as F
+
+
+class Gathered(torch.autograd.Function):
+    """The identity, for Shared: autograd comes here when all products have been through PutAside.backward."""
+
+    @staticmethod
+    def forward(ctx, w, aside):
+        ctx.aside, ctx.dtype = aside, w.dtype
+        kind = w.device.type  # autocast casts a weight once and keeps it, but not one that comes out of a Function
+        return w.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else w.view_as(w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        grad = grad.to(ctx.dtype)
+        if ctx.aside:
+            x, dy = (torch.cat(several, -2) for several in zip(*ctx.aside))
+            in_place = grad.dim() == 2 and grad.dtype == dy.dtype  # saves another walk over W
+            grad = grad.addmm_(dy.mT, x) if in_place else grad + dy.mT @ x
+        return grad, None
+
+
+class PutAside(torch.autograd.Function):
+    """x W^T, but what W's gradient is computed from is put aside."""
+
+    @staticmethod
+    def forward(ctx, x, w, aside):
+        ctx.save_for_backward(x, w)
+        ctx.aside = aside
+        return x @ w.mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, w = ctx.saved_tensors
+        ctx.aside.append((x, dy))
+        return dy @ w, None, None
+
+
+class Shared:
+    """A matrix W that all passes of a step use: a weight, or the prefix's keys or values.
+
+    For a single position, x W^T costs little more than a walk over W. To compute W's gradient for it and to add that
+    to the others' costs three more walks. So thoughts put their x and dy aside, and W gets one product for all of them.
+    """
+
+    def __init__(self, w):
+        self.aside = []
+        self.w = Gathered.apply(w, self.aside)
+
+    def product(self, x):
+        """x (..., in) times the transpose of W (..., out, in)."""
+        return PutAside.apply(x.to(self.w.dtype), self.w, self.aside)
+
+
+class LayerCache:
+    """One layer's keys and values of all positions read so far; while gradients are wanted, its weights as Shared."""
+
+    def __init__(self, size):
+        self.size = size
+        self.k, self.v = None, None  # each (B, nh, K, hs); with gradients only what came after the prefix,
+        self.prefix = None  # whose keys (B, nh, P, hs) and values (B, nh, hs, P) these two Shared are
+        self.weights = {}  # {linear layer: its weight as Shared}
+
+    def copy(self):
+        """With the same tensors; what is added to one is not added to the other."""
+        twin = copy.copy(self)
+        twin.weights = dict(self.weights)
+        return twin
+
+    def append(self, k, v, end):
+        """Add the keys and values (B, nh, T, hs) of the positions being read, which end at `end`; returns k and v."""
+        if torch.is_grad_enabled():  # autograd needs the old tensors as they were: copy instead of writing into them,
+            if self.prefix is None:  # but not the prefix, again for every thought
+                self.prefix = Shared(k.contiguous()), Shared(v.contiguous().mT)
+                return k, v
+            if self.k is not None:
+                k, v = torch.cat((self.k, k), 2), torch.cat((self.v, v), 2)
+            self.k, self.v = k, v
+            return k, v
+        if self.k is None:
+            shape = (k.size(0), k.size(1), self.size, k.size(3))
+            self.k, self.v = k.new_empty(shape), v.new_empty(shape)
+        self.k[:, :, end - k.size(2) : end] = k
+        self.v[:, :, end - v.size(2) : end] = v
+        return self.k[:, :, :end], self.v[:, :, :end]
+
+    def attend(self, q, k, v, mask, dropout):
+        """softmax(q k^T / sqrt(hs)) v over all positions, for q, k, v (B, nh, T, hs) of those being read."""
+        prefix = self.prefix  # None if this is the prefix, or without gradients
+        k, v = self.append(k, v, end=k.size(2) if mask is None else mask.size(3))
+        if prefix and q.size(2) == 1:  # a thought with gradients: its scores come in two parts
+            scores = torch.cat((prefix[0].product(q), q @ k.mT), -1) / math.sqrt(q.size(-1))  # (B, nh, 1, K)
+            p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), dropout).to(v.dtype)
+            P = prefix[0].w.size(2)
+            return prefix[1].product(p[..., :P]) + p[..., P:] @ v
+        if prefix:
+            k, v = torch.cat((prefix[0].w, k), 2), torch.cat((prefix[1].w.mT, v), 2)
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+
+    def linear(self, layer, x):
+        """layer(x), for one of the layer's linear layers and x (B, T, in)."""
+        if not torch.is_grad_enabled():
+            return layer(x)
+        if layer not in self.weights:
+            self.weights[layer] = Shared(layer.weight)
+        if x.size(1) > 1:
+            return F.linear(x, self.weights[layer].w, layer.bias)
+        return (self.weights[layer].product(x[:, 0]) + layer.bias)[:, None]
+
+
+class KVCache:
+    """What has been read so far: keys and values in each layer, and which of the positions are real.
+
+    A position is real unless it is padding, or a thought that the row does not have. Whatever is not real is never
+    attended to and takes up no position number: this is why rows of different length can share a batch.
+    `size` is the number of positions that will be read altogether.
+    """
+
+    def __init__(self, n_layer, size):
+        self.layers = [LayerCache(size) for _ in range(n_layer)]
+        self.real = None  # (B, K) bool
+
+    def detach(self, rows, h):
+        """No gradient goes into what these rows (B,), bool on the CPU, read after the prefix; nor into h (B, ...)."""
+
+        def stop(x):  # where() would keep the whole graph, even if nothing goes into it
+            where = rows.to(x.device).view(-1, *[1] * (x.dim() - 1))
+            return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
+
+        for layer in self.layers:
+            layer.k, layer.v = stop(layer.k), stop(layer.v)
+        return stop(h)
+
+    def select(self, rows):
+        """From now on the rows are these, (M,) int64: some are dropped, or repeated. Only without gradients."""
+        self.real = self.real[rows]
+        for layer in self.layers:
+            layer.k, layer.v = layer.k[rows], layer.v[rows]
