@@ -103,7 +103,7 @@ def without_thoughts(row):
 def new_model(args, device):
     n_layer, n_head, n_embd = PRESETS[args.preset][0]
     torch.manual_seed(0)
-    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB)).to(device)
+    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, compile=args.compile)).to(device)
 
 
 def take_turns(variants, args, rounds):

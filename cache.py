@@ -56,12 +56,13 @@ class Shared:
     """
 
     def __init__(self, w):
-        self.aside = []
-        self.w = Gathered.apply(w, self.aside)
+        self.aside = None if torch.compiler.is_compiling() else []  # a compiler has its own ways
+        self.w = w if self.aside is None else Gathered.apply(w, self.aside)
 
     def product(self, x):
         """x (..., in) times the transpose of W (..., out, in)."""
-        return PutAside.apply(x.to(self.w.dtype), self.w, self.aside)
+        x = x.to(self.w.dtype)
+        return x @ self.w.mT if self.aside is None else PutAside.apply(x, self.w, self.aside)
 
 
 class LayerCache:
@@ -111,7 +112,7 @@ class LayerCache:
 
     def linear(self, layer, x):
         """layer(x), for one of the layer's linear layers and x (B, T, in)."""
-        if not torch.is_grad_enabled():
+        if torch.compiler.is_compiling() or not torch.is_grad_enabled():
             return layer(x)
         if layer not in self.weights:
             self.weights[layer] = Shared(layer.weight)

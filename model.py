@@ -10,6 +10,7 @@ and values are kept in cache.py. There is nothing to run in this file; read it t
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache, partial
 
 import torch
 from torch import nn
@@ -31,8 +32,10 @@ class GPTConfig:
     block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
     vocab_size: int = 50257
     dropout: float = 0.0
-    checkpoint: bool = False  # to save memory, compute activations again in the backward pass instead of keeping them
+    # how to train it: these three are no part of the model, and may be changed at any time
+    gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all
+    compile: bool = False  # torch.compile
 
     def __post_init__(self):
         if self.n_embd % self.n_head:
@@ -88,17 +91,24 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x), cache)
 
 
-def checkpointed(block, x, layer, mask, only=None):
-    """block(x, layer, mask, only), of which only x and the keys and values are kept for the backward pass."""
-    before = layer.copy()  # the block runs twice, but each time with the cache as it is now
+def checkpointed(run, block, x, layer, mask, only=None):
+    """run(block, x, layer, mask, only), of which only x and the keys and values are kept for the backward pass."""
+    before = layer.copy()  # it runs twice, but each time with the cache as it is now
 
-    def run(x):
+    def run_copy(x):
         after = before.copy()
-        return block(x, after, mask, only), after
+        return run(block, x, after, mask, only), after
 
-    x, after = checkpoint(run, x, use_reentrant=False)
+    x, after = checkpoint(run_copy, x, use_reentrant=False)
     layer.__dict__.update(after.__dict__)
     return x
+
+
+@lru_cache
+def compiled_block():
+    """Block.__call__ for training, compiled once for all blocks and lengths."""
+    torch._dynamo.config.recompile_limit = 32  # prefix, first and further thoughts, suffix, last block: seven at least
+    return torch.compile(Block.__call__, dynamic=True)
 
 
 class GPT(nn.Module):
@@ -163,7 +173,9 @@ class GPT(nn.Module):
         if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
             causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
             mask = (causal & cache.real[:, None, :])[:, None]  # (B, 1, T, K)
-        run = checkpointed if self.config.checkpoint and torch.is_grad_enabled() else Block.__call__
+        training = torch.is_grad_enabled()
+        run = compiled_block() if self.config.compile and training else Block.__call__
+        run = partial(checkpointed, run) if self.config.gradient_checkpointing and training else run
         for block, layer in zip(self.h[:-1], cache.layers):
             x = run(block, x, layer, mask)
         if only is not None:  # in the last block the other positions are no more than keys and values

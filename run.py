@@ -44,21 +44,24 @@ def new_model(cfg, tok, vocab_size=None):
     return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
 
 
-def known_tokens(tok):
-    """{token as bytes: its number}."""
+def token_ids(tok):
+    """{token as bytes: its number} of all tokens."""
     return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
 
 
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
     if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
-        model, _, its_tok, _ = load_checkpoint(source, dropout=cfg.dropout)
-        cfg = dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
-        old, new = known_tokens(its_tok), known_tokens(tok)
-        wte = new_model(cfg, tok).wte  # what the task before had no word for starts from random values
-        with torch.no_grad():
-            wte.weight[[i for t, i in new.items() if t in old]] = model.wte.weight[[old[t] for t in new if t in old]]
-        model.wte, model.config.vocab_size = wte, tok.n_vocab
+        old, _, its_tok, _ = load_checkpoint(source)
+        longer = max(cfg.block_size, old.config.block_size)
+        cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
+        model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)
+        shared = [token for token in ids if token in its_ids]
+        with torch.no_grad():  # words and positions that the model has not known start from random values
+            wte, wpe = model.wte.weight.clone(), model.wpe.weight.clone()
+            wte[[ids[t] for t in shared]] = old.wte.weight[[its_ids[t] for t in shared]]
+            wpe[: old.config.block_size] = old.wpe.weight
+        model.load_state_dict(old.state_dict() | {"wte.weight": wte, "wpe.weight": wpe})
         return model, cfg
     model = GPT.from_pretrained(source, cfg.dropout)
     found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
@@ -79,19 +82,15 @@ def is_ours(path):
         return False
 
 
-def load_checkpoint(path, dropout=None):
-    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote.
-
-    dropout: another one than the model has been trained with.
-    """
+def load_checkpoint(path):
+    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["format"] != FORMAT:
             raise UserError(f"{path}: a checkpoint of format {saved['format']}, expected {FORMAT}")
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
-        dropout = cfg.dropout if dropout is None else dropout
-        model = new_model(dataclasses.replace(cfg, dropout=dropout), tok, len(saved["model"]["wte.weight"]))
+        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
         model.load_state_dict(saved["model"])
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
@@ -122,7 +121,7 @@ class Run:
 
     # what a resumed run may change
     FREE = """resume overwrite out_dir device log_every eval_batch_size micro_batch_size micro_batch_tokens save_every
-           save_minutes""".split()
+           save_minutes gradient_checkpointing compile""".split()
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, parallel.start(pick_device(cfg.device))
@@ -169,6 +168,8 @@ class Run:
             self.model = new_model(cfg, self.tok)
         else:
             self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
+        for name in ("gradient_checkpointing", "backprop_thoughts", "compile"):
+            setattr(self.model.config, name, getattr(cfg, name))
         self.cfg = cfg
         self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
 
