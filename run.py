@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
@@ -137,6 +138,7 @@ class Run:
             os.makedirs(cfg.out_dir, exist_ok=True)
             self.lock = lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed + parallel.RANK)  # for dropout: each process has other examples
+        self.thread = ThreadPoolExecutor(1)
         self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
         self.forward = parallel.wrap(self.model)

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -47,8 +48,11 @@ def tiny(dtype=torch.float64, seed=0, n_layer=2, **kwargs):
     return model.eval()
 
 
-def naive_gpt(model, x):
-    """Hidden states after ln_f (T, C) of the input embeddings x (T, C), written out after the GPT-2 paper's code."""
+def naive_gpt(model, x, fixed=slice(0)):
+    """Hidden states after ln_f (T, C) of the input embeddings x (T, C), written out after the GPT-2 paper's code.
+
+    No gradient goes into the keys and values of the `fixed` positions.
+    """
     T, C = x.shape
     nh = model.config.n_head
 
@@ -59,6 +63,9 @@ def naive_gpt(model, x):
     x = x + model.wpe.weight[:T]
     for block in model.h:
         q, k, v = (norm(x, block.ln_1) @ block.attn.c_attn.weight.T + block.attn.c_attn.bias).split(C, -1)
+        free = torch.ones(T, 1, dtype=torch.bool)
+        free[fixed] = False
+        k, v = torch.where(free, k, k.detach()), torch.where(free, v, v.detach())
         heads = []
         for s in (slice(i * C // nh, (i + 1) * C // nh) for i in range(nh)):
             scores = q[:, s] @ k[:, s].T / math.sqrt(C // nh)
@@ -71,13 +78,15 @@ def naive_gpt(model, x):
     return norm(x, model.ln_f)
 
 
-def naive_row(model, prefix, n, suffix):
+def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
     """Logits (S+1, V) that predict suffix[0], suffix[1], ... and what follows, and the thoughts, for one row."""
     x = model.wte.weight[prefix]
-    for _ in range(n):
-        x = torch.cat((x, naive_gpt(model, x)[-1:]))
+    early = 0 if backprop_thoughts is None else max(0, n - backprop_thoughts)  # thoughts without gradient
+    for i in range(n):
+        h = naive_gpt(model, x, slice(len(prefix), len(prefix) + early))[-1:]
+        x = torch.cat((x, h.detach() if 0 < i <= early else h))
     x = torch.cat((x, model.wte.weight[suffix]))
-    h = naive_gpt(model, x)[len(prefix) + n - 1 :]
+    h = naive_gpt(model, x, slice(len(prefix), len(prefix) + early))[len(prefix) + n - 1 :]
     return h @ model.wte.weight.T, x[len(prefix) : len(prefix) + n]
 
 
@@ -118,8 +127,8 @@ def batch(rows, extra_padding=0):
     return pad(prefix, 7), torch.tensor([len(x) for x in prefix]), torch.tensor(n), pad(suffix, 7), pad(labels, -100)
 
 
-def naive_loss(model, rows):
-    logits = [naive_row(model, prefix, n, suffix)[0][:-1] for prefix, n, suffix, _ in rows]
+def naive_loss(model, rows, **settings):
+    logits = [naive_row(model, prefix, n, suffix, **settings)[0][:-1] for prefix, n, suffix, _ in rows]
     return F.cross_entropy(torch.cat(logits), torch.tensor(sum((labels for *_, labels in rows), [])))
 
 
@@ -147,6 +156,44 @@ def test_loss_and_all_gradients_equal_the_naive_recomputation(dtype, tolerance):
     ours, theirs = gradients(model, loss), gradients(model, expected)
     for name, gradient in ours.items():
         assert_close(gradient, theirs[name], tolerance)
+
+
+@pytest.mark.parametrize("settings", [{"backprop_thoughts": m} for m in (1, 2, 3, 9)]
+                         + [{"gradient_checkpointing": True}, {"gradient_checkpointing": True, "backprop_thoughts": 2}]
+                         + [{"compile": True}])  # fmt: skip
+def test_gradients_with_less_memory_and_compiled(settings):
+    """Catches a block that finds later keys in the cache when it runs again, a cut thought that lets gradient through,
+    or one that depends on the thoughts of its neighbours; and weights whose gradient a compiler has lost."""
+    if "compile" in settings and not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    small = {"dtype": torch.float32, "n_layer": 1} if "compile" in settings else {}  # compiling takes its time
+    model, rows = tiny(**small), some_rows(size=4)
+    expected = naive_loss(model, rows, backprop_thoughts=settings.get("backprop_thoughts"))
+    for name, value in settings.items():
+        setattr(model.config, name, value)
+    loss = model(*batch(rows))[1]
+    tolerance = 1e-5 if "compile" in settings else 1e-10
+    assert_close(loss, expected, tolerance)
+    ours, theirs = gradients(model, loss), gradients(model, expected)
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name], tolerance)
+
+
+def test_cutting_thoughts_off_frees_their_memory():
+    """Catches graphs of cut thoughts that are kept alive by something that goes on."""
+    model = tiny()
+
+    def graph_size(backprop_thoughts):
+        model.config.backprop_thoughts = backprop_thoughts
+        nodes, left = set(), [model(*batch([([1, 2, 3], 8, [4], [4])]))[1].grad_fn]
+        while left:
+            node = left.pop()
+            if node is not None and node not in nodes:
+                nodes.add(node)
+                left += [before for before, _ in node.next_functions]
+        return len(nodes)
+
+    assert graph_size(1) < 0.3 * graph_size(None)
 
 
 @pytest.mark.parametrize("grad", [True, False])
@@ -370,7 +417,7 @@ def test_augmenting_keeps_the_graph():
 
 def test_the_frontier_is_what_is_as_far_away():
     """Catches a wrong distance, a wrong root, and an answer that counts as right though it is not as far away."""
-    cfg, tok, problem = graph_words(target="frontier", method="coconut")
+    cfg, tok, problem = graph_words(target=("frontier",), method="coconut")
     for stage, right in enumerate(({" 2", " 3"}, {" 4", " 5"}, {" 6"})):
         drawn = {spell(data.segments(problem, stage, cfg, tok, np.random.default_rng(i)), tok) for i in range(30)}
         begin = f" {GRAPH['question']} <bot> | {stage} | [<eot>]"

@@ -18,6 +18,7 @@ import shlex
 import signal
 import time
 from contextlib import nullcontext
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -79,20 +80,27 @@ def train_stage(run, stop):
     title = f"stage {stage} of {run.plan[-1]}" if len(run.plan) > 1 else f"{cfg.method}, a single stage"
     begun = f" (going on after step {at['step']})" if at["step"] else ""
     print(f"\n{title}: {describe(cfg, stage, run.longest)}{begun}", flush=True)
-    order, began, clock = None, time.time() - at["seconds"], (time.time(), at["step"])
+    began, clock = time.time() - at["seconds"], (time.time(), at["step"])
 
+    @lru_cache(1)
+    def order(epoch):
+        return data.epoch_order(problems, stage, epoch, cfg)
+
+    def batch(step):
+        epoch, position = divmod(step, run.epoch_steps)
+        chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
+        rng = np.random.default_rng((cfg.seed, stage, step))
+        return chosen, data.training_rows(problems, chosen, cfg, run.tok, rng)
+
+    ahead = run.thread.submit(batch, at["step"])  # the next batch is made while the model works on this one
     while at["index"] == index and not stop():
-        epoch, position = divmod(at["step"], run.epoch_steps)
-        if order is None or position == 0:
-            order = data.epoch_order(problems, stage, epoch, cfg)
-        if at["step"] == 0 or (position == 0 and cfg.reset_optimizer == "epoch"):
+        if at["step"] == 0 or (at["step"] % run.epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
             run.optimizer = new_optimizer(run.model, cfg)
         lr = learning_rate(cfg, index, at["step"], n_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
-        chosen = order[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        rng = np.random.default_rng((cfg.seed, stage, at["step"]))
-        rows = data.training_rows(problems, chosen, cfg, run.tok, rng)
+        chosen, rows = ahead.result()
+        ahead = run.thread.submit(batch, at["step"] + 1)
         try:
             loss = train_step(run.forward, run.optimizer, rows, cfg)
         except FloatingPointError as e:
