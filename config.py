@@ -86,6 +86,7 @@ class TrainConfig:
     gradient_checkpointing: bool = option(False, "compute activations again when needed: a third slower, less memory")
     backprop_thoughts: int | None = option(None, "gradient only through a row's last so many thoughts", least=1)
     compile: bool = option(False, "torch.compile: minutes at the start, then faster on a GPU")
+    shard: bool = option(False, "with torchrun: spread weights and moments over the processes (FSDP2)")
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)

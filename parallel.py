@@ -6,13 +6,20 @@ One training run on several processes, which torchrun starts. Without torchrun t
 
 Each process has the whole model and takes every WORLD-th example of a step; the gradients are averaged. Settings mean
 the same as for one process: batch_size is that of all of them together.
+
+--shard is for models whose optimizer is too large for one GPU: between two steps each process keeps its part only of
+weights, gradients and moments (FSDP2). The weights are put together once a step and not for every pass, since processes
+may differ in their numbers of passes: the longest thinking of their examples decides.
 """
 
 import os
 import sys
+from contextlib import contextmanager
 
 import torch
 from torch import distributed as dist
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_optimizer_state_dict
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -32,9 +39,54 @@ def start(device):
     return device
 
 
-def wrap(model):
+def wrap(model, shard):
     """The model as train_step calls it."""
-    return DistributedDataParallel(model) if WORLD > 1 else model
+    if WORLD == 1:
+        return model
+    if not shard:
+        return DistributedDataParallel(model)
+    mesh = dist.device_mesh.init_device_mesh(model.wte.weight.device.type, (WORLD,))
+    for module in (*model.h, model):
+        fully_shard(module, mesh=mesh, reshard_after_forward=False)
+    model.set_reshard_after_backward(False)
+    register_fsdp_forward_method(model, "generate")
+    return model
+
+
+@contextmanager
+def backward(model, last):
+    """In here goes a backward pass; processes exchange their gradients in the last one of a step only."""
+    if isinstance(model, DistributedDataParallel) and not last:
+        with model.no_sync():
+            yield
+    elif isinstance(model, FSDPModule):
+        model.set_requires_gradient_sync(last)
+        yield
+        for module in model.modules() if last else ():
+            if isinstance(module, FSDPModule):
+                module.reshard()  # what the optimizer changes are the parts
+    else:
+        yield
+
+
+def clip_grad_norm(model, most):
+    """The norm of the whole gradient, which becomes at most `most`."""
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
+    return norm.full_tensor() if isinstance(model, FSDPModule) else norm
+
+
+def state_dicts(model, optimizer):
+    """What a checkpoint holds of the two, whole; all processes have to call this together."""
+    if isinstance(model, FSDPModule):
+        return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    return model.state_dict(), optimizer.state_dict()
+
+
+def load_optimizer(model, optimizer, state):
+    if isinstance(model, FSDPModule):
+        options = StateDictOptions(full_state_dict=True)
+        return set_optimizer_state_dict(model, optimizer, state, options=options)
+    return optimizer.load_state_dict(state)
 
 
 def mine(items):

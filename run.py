@@ -141,7 +141,7 @@ class Run:
         self.thread = ThreadPoolExecutor(1)
         self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
-        self.forward = parallel.wrap(self.model)
+        self.forward = parallel.wrap(self.model, cfg.shard)
         self.optimizer = new_optimizer(self.model, cfg)
         if cfg.resume:
             self.go_on(self.saved[1], self.saved[3])
@@ -195,7 +195,7 @@ class Run:
         if differing:
             raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
         self.at = saved["at"]
-        self.optimizer.load_state_dict(saved["optimizer"])
+        parallel.load_optimizer(self.model, self.optimizer, saved["optimizer"])
         rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
         torch.set_rng_state(rng)
         if self.device.startswith("cuda") and cuda_rng is not None:
@@ -218,11 +218,13 @@ class Run:
 
     def save(self, path, **more):
         """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
+        weights, moments = parallel.state_dicts(self.model, self.optimizer)
         if parallel.RANK > 0:
             return None
+        more |= {"optimizer": moments} if path == self.last else {}
         self.at["log_size"] = os.fstat(self.log_file.fileno()).st_size
         checkpoint = {
-            "model": self.model.state_dict(),
+            "model": weights,
             "config": dataclasses.asdict(self.cfg),
             "pieces": self.pieces,
             "longest": self.longest,
@@ -231,21 +233,25 @@ class Run:
             "at": self.at,
             "format": FORMAT,
         }
-        os.makedirs(self.cfg.out_dir, exist_ok=True)  # somebody may have tidied up
-        try:
-            torch.save(checkpoint | more, path + ".tmp")
-            os.replace(path + ".tmp", path)
-        except (OSError, RuntimeError) as e:  # torch's words for a full disk differ from version to version
-            if not os.path.isdir(self.cfg.out_dir):  # tidied up in this very moment
-                return self.save(path, **more)
-            if os.path.exists(path + ".tmp"):
-                os.remove(path + ".tmp")
-            raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
+        tries = 2
+        while tries:
+            os.makedirs(self.cfg.out_dir, exist_ok=True)  # somebody may have tidied up
+            try:
+                torch.save(checkpoint | more, path + ".tmp")
+                os.replace(path + ".tmp", path)
+                break
+            except (OSError, RuntimeError) as e:  # torch's words for a full disk differ from version to version
+                tries -= 1
+                if not os.path.isdir(self.cfg.out_dir) and tries:  # tidied up in this very moment
+                    continue
+                if os.path.exists(path + ".tmp"):
+                    os.remove(path + ".tmp")
+                raise UserError(f"cannot write {path}.tmp, is the disk full? {first_line(e)}") from None
 
     def save_last(self):
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None
         rng = parallel.gather([(torch.get_rng_state(), cuda_rng)])  # of each process
-        self.save(self.last, optimizer=self.optimizer.state_dict(), rng=rng)
+        self.save(self.last, rng=rng)
         self.saved_at = time.time()
 
     def validate(self, stage):
@@ -253,6 +259,7 @@ class Run:
         self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
-        if valid["accuracy"] > self.at["best"] or not os.path.exists(self.best):
+        missing = parallel.any_of(parallel.RANK == 0 and not os.path.exists(self.best), self.device)
+        if valid["accuracy"] > self.at["best"] or missing:
             self.at["best"] = valid["accuracy"]
             self.save(self.best)

@@ -712,21 +712,24 @@ def test_two_processes_equal_one(tmp_path):
         "--uniform_prob=0.3",
         "--log_every=1",
     ]
-    flags += [
-        "--steps=15,10",
-        "--eval_every=5",
-        "--device=cpu",
-    ]  # 50 problems: the last batch of an epoch has a single row
+    flags += ["--steps=30,20", "--eval_every=10", "--device=cpu"]  # 50 problems: an epoch's last batch is a single row
     assert command(tmp_path, "train.py", *flags, "--out_dir=one").returncode == 0
-    argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, *flags, "--out_dir=two"]
-    two = subprocess.run(argv, cwd=tmp_path, text=True, capture_output=True)
-    assert two.returncode == 0, two.stderr
-    assert two.stdout.count("test accuracy") == 1  # only one of them talks
-    logs = [[line.split() for line in open(tmp_path / name / "log.txt")] for name in ("one", "two")]
-    assert len(logs[0]) == len(logs[1]) > 60 and all(a[:2] == b[:2] for a, b in zip(*logs))
-    assert all(abs(float(a[2]) - float(b[2])) <= 1e-5 * max(1, abs(float(a[2]))) for a, b in zip(*logs))
-    weights = [load_checkpoint(tmp_path / name / "ckpt.pt")[0].wte.weight for name in ("one", "two")]
-    assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
+
+    def torchrun(*more):
+        argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, *flags, *more]
+        done = subprocess.run(argv, cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test accuracy") == 1  # only one of them talks
+
+    torchrun("--out_dir=two")
+    torchrun("--out_dir=parts", "--shard")
+    one = [line.split() for line in open(tmp_path / "one" / "log.txt")]
+    for name in ("two", "parts"):
+        log = [line.split() for line in open(tmp_path / name / "log.txt")]
+        assert len(log) == len(one) > 110 and all(a[:2] == b[:2] for a, b in zip(log, one))
+        assert all(abs(float(a[2]) - float(b[2])) <= 1e-5 * max(1, abs(float(a[2]))) for a, b in zip(log, one))
+        weights = [load_checkpoint(tmp_path / run / "ckpt.pt")[0].wte.weight for run in ("one", name)]
+        assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
 
 
 def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):

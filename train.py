@@ -17,7 +17,6 @@ import os
 import shlex
 import signal
 import time
-from contextlib import nullcontext
 from functools import lru_cache
 
 import numpy as np
@@ -53,8 +52,7 @@ def train_step(model, optimizer, rows, cfg):
     micros = list(data.micro_batches(mine or rows[:1], cfg))  # no process may stand aside, even if it has nothing to do
     for i, micro in enumerate(micros):
         *inputs, labels = data.collate(micro, device)
-        last = i == len(micros) - 1 or parallel.WORLD == 1
-        with nullcontext() if last else model.no_sync():  # processes exchange their gradients once, after the last one
+        with parallel.backward(model, last=i == len(micros) - 1):
             with precision(cfg, device):
                 _, loss = model(*inputs, labels)
             # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
@@ -62,7 +60,7 @@ def train_step(model, optimizer, rows, cfg):
             (loss * parallel.WORLD).backward()  # DDP takes the mean over the processes, where their sum is wanted
         total = total.to(device) + loss.detach()
     total = parallel.add(total)
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip or math.inf)
+    norm = parallel.clip_grad_norm(model, cfg.grad_clip or math.inf)
     if not (total + norm).isfinite():  # before the optimizer has seen it: the weights are still good
         raise FloatingPointError(f"loss {total.item():.3g}, norm of the gradient {norm.item():.3g}")
     optimizer.step()
