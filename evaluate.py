@@ -53,12 +53,15 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     with precision(cfg, model.wte.weight.device):
-        prompts, solved, began = parallel.mine(prompts), [], time.time()
-        for text, n_tokens, thoughts in solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size):
-            solved.append((text, n_tokens, thoughts.norm(dim=-1).tolist()))
-            if progress and (len(solved) % cfg.eval_batch_size == 0 or len(solved) == len(prompts)):
-                left = duration((time.time() - began) / len(solved) * (len(prompts) - len(solved)))
-                print(f"\ranswered {len(solved):,} of {len(prompts):,} questions, {left} left  ", end="", flush=True)
+        prompts, began = parallel.mine(prompts), time.time()
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))  # against padding
+        answers = solve(model, [prompts[i] for i in order], tok, most_tokens(problems, cfg), cfg.eval_batch_size)
+        solved = [None] * len(prompts)
+        for done, (i, (text, n_tokens, thoughts)) in enumerate(zip(order, answers), 1):
+            solved[i] = text, n_tokens, thoughts.norm(dim=-1).tolist()
+            if progress and (done % cfg.eval_batch_size == 0 or done == len(prompts)):
+                left = duration((time.time() - began) / done * (len(prompts) - done))
+                print(f"\ranswered {done:,} of {len(prompts):,} questions, {left} left  ", end="", flush=True)
         print(end="\n" * progress)
     solved = parallel.gather(solved)
     model.train()

@@ -21,6 +21,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import bench
 import config
 import data
 import evaluate
@@ -732,6 +733,49 @@ def test_two_processes_equal_one(tmp_path):
         assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
 
 
+def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
+    """Catches words that get the embedding of others when there are new ones, and longer problems that do not fit."""
+    monkeypatch.chdir(tmp_path)
+    for nodes, name in ((5, "few"), (7, "more")):
+        prepare_hops.main([f"--nodes={nodes}", "--train=50", "--valid=9", "--test=9", f"--out_dir={name}"])
+    first = run_to_the_end([*hops_flags(), "--data_dir=few", "--out_dir=out/few", "--block_size=24"])
+    flags = [*hops_flags(), "--data_dir=more", "--out_dir=out/more", "--init_from=out/few/best.pt", "--n_embd=99"]
+    second = Run(parse(TrainConfig, flags, ""))
+    assert second.cfg.n_embd == 16 and second.model.config.block_size == 64 and second.model.config.dropout == 0.1
+    old = load_checkpoint("out/few/best.pt")[0]
+    for word in (" a", " =", EOT):
+        new_id, old_id = (r.tok.encode(word, allowed_special="all")[0] for r in (second, first))
+        assert torch.equal(second.model.wte.weight[new_id], old.wte.weight[old_id])
+    assert torch.equal(second.model.wpe.weight[:24], old.wpe.weight)
+    assert torch.equal(second.model.h[0].mlp.c_fc.weight, old.h[0].mlp.c_fc.weight)
+    assert second.model.wte.weight[second.tok.encode_ordinary(" g")].norm() > 0
+
+
+def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
+    """Catches an evaluation with other settings than those of the training."""
+    prepare = ("prepare_hops.py", "--nodes=6", "--hops=2", "--train=50", "--valid=20", "--test=9", "--out_dir=data")
+    assert command(tmp_path, *prepare).returncode == 0
+    assert command(tmp_path, "train.py", *hops_flags(), "--out_dir=out").returncode == 0
+    evaluated = command(tmp_path, "train.py", "--eval_only=out/best.pt", "--eval_file=data/valid.json")
+    valid = [line.split()[2] for line in open(tmp_path / "out/log.txt") if " valid/accuracy " in line]
+    best = max(float(v) for v in valid[-4:])  # of the last stage's four evaluations
+    assert f"test accuracy {best:.1%} on 20 problems" in evaluated.stdout and "20 of 20 questions" in evaluated.stdout
+
+
+def test_the_benchmark_measures(tmp_path):
+    """Catches a benchmark that does not run, or that counts padding where there is none."""
+    done = command(tmp_path, "bench.py", "--parts=step,memory", "--thoughts=0,2", "--batch_size=2", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
+    assert values.keys() == {"step_over_plain_n0", "step_over_plain_n2"} and min(map(float, values.values())) > 0
+    cfg = TrainConfig(batch_size=2, sort_window=1)
+    bounds, first = np.array([0, 4, 7, 11, 12]), np.array([0, 2, 4])  # two problems: 4 + 3 and 4 + 1 tokens
+    two = data.Problems(np.arange(12), bounds, first)
+    assert bench.padding_share(two, 0, cfg) == pytest.approx(
+        2 / 18
+    )  # prefixes of 5, suffixes of 4 and 2 with their markers
+
+
 def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
     """Catches a checkpoint that goes on with other settings or other data, or is replaced by them."""
     monkeypatch.chdir(tmp_path)
@@ -855,6 +899,7 @@ def splits(folder, *problems):
         (["--lr"], ["--lr", "missing"]),
         (["--lr=1e-3,high"], ["lr", "float"]),
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
+        (["--target=rest,frontiers"], ["target", "'frontiers'", "did you mean frontier?"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--steps=0"], ["steps", "at least 1"]),
         (["configs/nothing.py"], ["configs/nothing.py", "no such config file"]),
