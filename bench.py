@@ -10,13 +10,15 @@ step        a training step with n thoughts, over one without: with n ordinary t
 yardstick   the step with six thoughts, and generating, beside transformers' GPT-2, if that package is installed
 memory      what a step adds at its peak, each in a process of its own
 padding     the share of all positions that are padding, with batches sorted by length and without
-Variants take turns, and each number is the median of its rounds. A step is all of it: batch, passes, optimizer.
+Variants take turns, in another order each round; a ratio is the median of the rounds' ratios. A step is all of it:
+batch, passes, optimizer.
 """
 
 import ctypes
 import dataclasses
 import importlib.util
 import multiprocessing
+import random
 import statistics
 import time
 from dataclasses import dataclass
@@ -106,17 +108,22 @@ def new_model(args, device):
     return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, compile=args.compile)).to(device)
 
 
-def take_turns(variants, args, rounds):
-    """{name: median seconds of a call}; variants {name: function of the number of the round}."""
-    seconds = {name: [] for name in variants}
-    for i in range(rounds + 1):
-        for name, call in variants.items():
+def take_turns(variants, args):
+    """{name: seconds of each round}; variants {name: function of the round's number}, each round in a new order."""
+    seconds, order = {name: [] for name in variants}, random.Random(args.seed)
+    for i in range(args.rounds + 1):
+        for name in order.sample(list(variants), len(variants)):
             began = time.perf_counter()
-            call(i)
+            variants[name](i)
             if args.device.startswith("cuda"):
                 torch.cuda.synchronize()
             seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(s[1:]) for name, s in seconds.items()}
+    return {name: s[1:] for name, s in seconds.items()}  # the first round is for warming up
+
+
+def ratio(a, b):
+    """The median over the rounds of a / b."""
+    return statistics.median(x / y for x, y in zip(a, b))
 
 
 def batches(args, problems, cfg):
@@ -149,22 +156,23 @@ def measure_steps(args, device):
     variants = {(n, plain): step(n, plain) for n in args.thoughts for plain in (False, True)}
     if "yardstick" in args.parts and has_transformers():
         variants["transformers"] = transformers_step(args, device, chosen)
-    seconds = take_turns(variants, args, args.rounds)
+    seconds = take_turns(variants, args)
     n_parameters = sum(p.numel() for p in model.parameters())
     print(f"\ntraining step, {args.preset} ({n_parameters / 1e6:.1f} M parameters), batch {args.batch_size}")
     print("thoughts  ms/step  plain ms  ratio  tokens/s" + "  utilisation" * (device != "cpu"))
     lengths = [(len(p.question), sum(map(len, p.steps[3:]))) for b in chosen[1 : args.rounds + 1] for p in b]
     mean = sum(q + s + 2 + ANSWER for q, s in lengths) / len(lengths)  # tokens of a row without thoughts
     for n in args.thoughts:
-        think, plain = seconds[n, False], seconds[n, True]
+        think, plain = (statistics.median(seconds[n, which]) for which in (False, True))
+        over = ratio(seconds[n, False], seconds[n, True])
         per_second = (mean + n) * args.batch_size / think
         used = 6 * n_parameters * per_second / (args.peak_tflops * 1e12)  # forward and backward: 6 operations a weight
-        print(f"{n:>8}  {1000 * think:>7.0f}  {1000 * plain:>8.0f}  {think / plain:>5.2f}  {per_second:>8.0f}"
+        print(f"{n:>8}  {1000 * think:>7.0f}  {1000 * plain:>8.0f}  {over:>5.2f}  {per_second:>8.0f}"
               + f"  {used:>11.1%}" * (device != "cpu"))  # fmt: skip
     for n in args.thoughts:
-        print_values(**{f"step_over_plain_n{n}": seconds[n, False] / seconds[n, True]})
-    if "transformers" in seconds:
-        print_values(step_over_transformers=seconds[6, False] / seconds["transformers"])
+        print_values(**{f"step_over_plain_n{n}": ratio(seconds[n, False], seconds[n, True])})
+    if "transformers" in seconds and 6 in args.thoughts:
+        print_values(step_over_transformers=ratio(seconds[6, False], seconds["transformers"]))
 
 
 def has_transformers():
@@ -226,10 +234,10 @@ def measure_generation(args, device):
     print("answers at once    ms  transformers' ms  ratio")
     for size, name in ((1, "b1"), (args.generate, f"b{args.generate}")):
         several = {"ours": lambda i, s=size: ours(problems[:s]), "theirs": lambda i, s=size: theirs(problems[:s])}
-        t = take_turns(several, args, args.rounds)
-        ratio = t["theirs"] / t["ours"]
-        print(f"{size:>15}  {1000 * t['ours']:>4.0f}  {1000 * t['theirs']:>16.0f}  {ratio:>5.2f}")
-        print_values(**{f"generate_over_transformers_{name}": ratio})
+        t = take_turns(several, args)
+        ours_ms, theirs_ms = (1000 * statistics.median(t[name]) for name in ("ours", "theirs"))
+        print(f"{size:>15}  {ours_ms:>4.0f}  {theirs_ms:>16.0f}  {ratio(t['theirs'], t['ours']):>5.2f}")
+        print_values(**{f"generate_over_transformers_{name}": ratio(t["theirs"], t["ours"])})
 
 
 def added_memory(args, n):

@@ -1,0 +1,43 @@
+"""
+ProsQA from scratch, in symbols: a node is a token, an edge two. It takes a ladder: the full task alone does not teach a
+small model to look up an edge. Each run takes over the weights of the one before.
+
+    python prepare_prosqa.py --generate=20000 --symbols --chains --out_dir=data/chains
+    python train.py configs/prosqa_scratch.py --data_dir=data/chains --out_dir=out/chains --target=rest \\
+        --max_latent_stage=4
+
+README.md has the other rungs, and what came out. On a GPU, with the sizes of "Reasoning by Superposition" (2505.12514):
+--n_embd=768 --n_head=8 --lr=1e-4 --batch_size=256 --steps=10000,1500 on data/prosqa_symbols, which nobody has run yet.
+"""
+
+data_dir = "data/prosqa_symbols"
+out_dir = "out/prosqa_scratch"
+
+# a node is one token, wherever it stands: every word brings the space before it along
+tokenizer = "words"
+question_format = " {}"
+step_format = " {}"
+answer_format = " = {}"
+names = (
+    r" \d+"  # nodes get new names and edges a new order each time: 20,000 graphs are few, so they must not be learned
+)
+
+# After k thoughts any node k + 1 steps from the root is right ("Reasoning by Superposition"): stages can be mastered by
+# looking up edges, while the first step of the written path would need the whole search.
+target = ("frontier",)
+max_latent_stage = 6  # no problem has more steps, so stage 6 writes only the answer
+pad_latent_to_max = True  # the number of thoughts must not give away how far the target is
+c_thought = 1
+peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
+uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
+
+master_at = 0.98  # see configs/hops.py
+steps = (3000, 1000)
+eval_every = 100
+
+block_size = 200  # up to 68 edges and 6 thoughts
+batch_size = 64
+lr = (1e-3, 5e-4)
+warmup_steps = 50
+grad_clip = 1.0
+beta2 = 0.99  # a memory of 100 steps rather than 1000: stages are short
