@@ -298,7 +298,7 @@ def describe_thoughts(model, thoughts, tok):
 def sweep(model, problems, graphs, cfg, tok, n):
     """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem)."""
     prompts = [data.make_prompt(p.question, n, cfg, tok) for p in problems]
-    solved = list(solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size))
+    solved = solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size)
     answers = [data.read_answer(text, cfg) for text, *_ in solved]
     row = {
         "thoughts": n,

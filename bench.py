@@ -28,7 +28,7 @@ import torch
 
 import data
 from config import TrainConfig, UserError, cli, option, parse
-from evaluate import precision
+from evaluate import by_length, precision
 from model import GPT, GPTConfig
 from run import new_optimizer, pick_device
 from tokenizer import SPECIALS, make_tokenizer
@@ -211,16 +211,21 @@ def transformers_step(args, device, chosen):
 
 
 def measure_generation(args, device):
-    """Six thoughts and an answer, against as many tokens from transformers: one pass for each on both sides."""
+    """Six thoughts and an answer, against as many tokens from transformers: a pass for each.
+
+    Ours are answered as evaluation does it, in batches of similar length.
+    """
     model = new_model(args, device).eval()
     other, cfg = transformers_model(args, device).eval(), args.train_config()
     problems = [p.question + [TOKEN] for p in draw_problems(args.generate, args.seed)]
 
     @torch.no_grad()
     def ours(questions):
-        prefix, prefix_len, n, suffix, _ = data.collate([(q, 6, [EOT], []) for q in questions], device)
-        with precision(cfg, prefix.device):
-            assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
+        prompts = [(q, 6, [EOT]) for q in questions]
+        for batch in by_length(prompts, len(prompts)):
+            prefix, prefix_len, n, suffix, _ = data.collate([(*prompts[i], []) for i in batch], device)
+            with precision(cfg, prefix.device):
+                assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
 
     def theirs(questions):
         width, new = max(map(len, questions)), args.new_tokens + 6

@@ -65,31 +65,40 @@ class Shared:
         return x @ self.w.mT if self.aside is None else PutAside.apply(x, self.w, self.aside)
 
 
+class Joined(torch.autograd.Function):
+    """x W^T for a W that is put together from pieces along `dim`, of which only the pieces are kept, not each W."""
+
+    @staticmethod
+    def forward(ctx, x, dim, *pieces):
+        ctx.save_for_backward(x, *pieces)
+        ctx.dim = dim
+        return x @ torch.cat(pieces, dim).mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        x, *pieces = ctx.saved_tensors
+        grads = (dy.mT @ x).split([p.size(ctx.dim) for p in pieces], ctx.dim)
+        return dy @ torch.cat(pieces, ctx.dim), None, *grads
+
+
 class LayerCache:
     """One layer's keys and values of all positions read so far; while gradients are wanted, its weights as Shared."""
 
     def __init__(self, size):
         self.size = size
-        self.k, self.v = None, None  # each (B, nh, K, hs); with gradients only what came after the prefix,
-        self.prefix = None  # whose keys (B, nh, P, hs) and values (B, nh, hs, P) these two Shared are
+        self.k, self.v = None, None  # without gradients: buffers (B, nh, size, hs)
+        self.prefix = None  # with gradients: the first pass's keys (B, nh, P, hs) and values (B, nh, hs, P) as Shared,
+        self.since = []  # and (k, v^T) of each pass since then: (B, nh, T, hs), (B, nh, hs, T)
         self.weights = {}  # {linear layer: its weight as Shared}
 
     def copy(self):
         """With the same tensors; what is added to one is not added to the other."""
         twin = copy.copy(self)
-        twin.weights = dict(self.weights)
+        twin.since, twin.weights = list(self.since), dict(self.weights)
         return twin
 
-    def append(self, k, v, end):
-        """Add the keys and values (B, nh, T, hs) of the positions being read, which end at `end`; returns k and v."""
-        if torch.is_grad_enabled():  # autograd needs the old tensors as they were: copy instead of writing into them,
-            if self.prefix is None:  # but not the prefix, again for every thought
-                self.prefix = Shared(k.contiguous()), Shared(v.contiguous().mT)
-                return k, v
-            if self.k is not None:
-                k, v = torch.cat((self.k, k), 2), torch.cat((self.v, v), 2)
-            self.k, self.v = k, v
-            return k, v
+    def write(self, k, v, end):
+        """Write keys and values (B, nh, T, hs) of the positions that end at `end`; returns those of all positions."""
         if self.k is None:
             shape = (k.size(0), k.size(1), self.size, k.size(3))
             self.k, self.v = k.new_empty(shape), v.new_empty(shape)
@@ -99,16 +108,25 @@ class LayerCache:
 
     def attend(self, q, k, v, mask, dropout):
         """softmax(q k^T / sqrt(hs)) v over all positions, for q, k, v (B, nh, T, hs) of those being read."""
-        prefix = self.prefix  # None if this is the prefix, or without gradients
-        k, v = self.append(k, v, end=k.size(2) if mask is None else mask.size(3))
-        if prefix and q.size(2) == 1:  # a thought with gradients: its scores come in two parts
-            scores = torch.cat((prefix[0].product(q), q @ k.mT), -1) / math.sqrt(q.size(-1))  # (B, nh, 1, K)
-            p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), dropout).to(v.dtype)
-            P = prefix[0].w.size(2)
-            return prefix[1].product(p[..., :P]) + p[..., P:] @ v
-        if prefix:
-            k, v = torch.cat((prefix[0].w, k), 2), torch.cat((prefix[1].w.mT, v), 2)
+        if not torch.is_grad_enabled():
+            k, v = self.write(k, v, end=k.size(2) if mask is None else mask.size(3))
+        elif self.prefix is None:  # autograd needs what it has seen as it was: nothing is written into it from now on
+            self.prefix = Shared(k.contiguous()), Shared(v.contiguous().mT)
+        else:
+            self.since.append((k, v.mT))
+            ks, vs = zip(*self.since)
+            if k.size(2) == 1:
+                return self.attend_once(q, ks, vs, mask, dropout)
+            k, v = torch.cat((self.prefix[0].w, *ks), 2), torch.cat((self.prefix[1].w, *vs), 3).mT
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
+
+    def attend_once(self, q, ks, vs, mask, dropout):
+        """The same for a single position, such as a thought: it copies nothing, least of all the prefix."""
+        product = (lambda x, d, *w: x @ torch.cat(w, d).mT) if torch.compiler.is_compiling() else Joined.apply
+        scores = torch.cat((self.prefix[0].product(q), product(q, 2, *ks)), -1) / math.sqrt(q.size(-1))  # (B, nh, 1, K)
+        p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), dropout).to(q.dtype)
+        P = self.prefix[0].w.size(2)
+        return self.prefix[1].product(p[..., :P]) + product(p[..., P:], 3, *vs)
 
     def linear(self, layer, x):
         """layer(x), for one of the layer's linear layers and x (B, T, in)."""
@@ -141,7 +159,7 @@ class KVCache:
             return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
 
         for layer in self.layers:
-            layer.k, layer.v = stop(layer.k), stop(layer.v)
+            layer.since = [(stop(k), stop(v)) for k, v in layer.since]
         return stop(h)
 
     def select(self, rows):

@@ -18,18 +18,33 @@ def precision(cfg, device):
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
-def solve(model, prompts, tok, max_new_tokens, batch_size, **sampling):
-    """Answer prompts (prefix, n, forced) in batches: yields (text, tokens written, thoughts (n, C)) for each."""
-    eos = tok.encode_single_token(EOS)
-    for start in range(0, len(prompts), batch_size):
-        rows = [(*prompt, []) for prompt in prompts[start : start + batch_size]]
-        prefix, prefix_len, n, forced, _ = data.collate(rows, model.wte.weight.device)
+def by_length(prompts, batch_size):
+    """The numbers of prompts, in batches of similar length; small ones where that saves much padding."""
+    batches, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
+    for i in sorted(range(len(prompts)), key=lengths.__getitem__):
+        if not batch or len(batch) == batch_size or (len(batch) >= 16 and lengths[i] > 1.25 * lengths[batch[0]]):
+            batches.append(batch := [])
+        batch.append(i)
+    return batches
+
+
+def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sampling):
+    """Answer prompts (prefix, n, forced) in batches: (text, tokens written, thoughts (n, C)) of each."""
+    eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
+    for batch in by_length(prompts, batch_size):
+        prefix, prefix_len, n, forced, _ = data.collate([(*prompts[i], []) for i in batch], model.wte.weight.device)
         tokens, thoughts = model.generate(
             prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
         )
-        for row, states, n_row in zip(tokens.tolist(), thoughts, n.tolist()):
+        for i, row, states, n_row in zip(batch, tokens.tolist(), thoughts, n.tolist()):
             text = row[: row.index(eos)] if eos in row else row
-            yield tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states[:n_row]
+            solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states[:n_row]
+        done += len(batch)
+        if progress:
+            left = duration((time.time() - began) / done * (len(prompts) - done))
+            end = "\n" if done == len(prompts) else ""
+            print(f"\ranswered {done:,} of {len(prompts):,} questions, {left} left  ", end=end, flush=True)
+    return solved
 
 
 def same_number(answer, right):
@@ -53,16 +68,8 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     with precision(cfg, model.wte.weight.device):
-        prompts, began = parallel.mine(prompts), time.time()
-        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i][0]))  # against padding
-        answers = solve(model, [prompts[i] for i in order], tok, most_tokens(problems, cfg), cfg.eval_batch_size)
-        solved = [None] * len(prompts)
-        for done, (i, (text, n_tokens, thoughts)) in enumerate(zip(order, answers), 1):
-            solved[i] = text, n_tokens, thoughts.norm(dim=-1).tolist()
-            if progress and (done % cfg.eval_batch_size == 0 or done == len(prompts)):
-                left = duration((time.time() - began) / done * (len(prompts) - done))
-                print(f"\ranswered {done:,} of {len(prompts):,} questions, {left} left  ", end="", flush=True)
-        print(end="\n" * progress)
+        solved = solve(model, parallel.mine(prompts), tok, most_tokens(problems, cfg), cfg.eval_batch_size, progress)
+    solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
     solved = parallel.gather(solved)
     model.train()
     right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]
@@ -118,7 +125,7 @@ def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
     problem = run.problems["valid"][0]
     prompt, _ = data.split(problem, stage, run.cfg, run.tok)
-    text, _, thoughts = next(solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1))
+    text, _, thoughts = solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1)[0]
     run.model.train()
     right = data.is_right(text, problem, stage, run.cfg, run.tok)
     thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""

@@ -272,7 +272,7 @@ def test_forced_thoughts(in_run, capsys):
     model, cfg, tok, _ = load_checkpoint("out/run/best.pt")
     prompt = data.make_prompt(tok.encode_ordinary(" " + question[11:]), 3, cfg, tok)
     assert prompt[1:] == (3, [tok.encode_single_token("<|end-latent|>")])
-    text, _, thoughts = next(solve(model, [prompt], tok, 256, 1))
+    text, _, thoughts = solve(model, [prompt], tok, 256, 1)[0]
     assert seen["writes"] == text.strip() and len(seen["thoughts"]) == len(thoughts) == 3 and "WARNING" not in said
     assert seen["right"] is None, "nobody knows the answer"
     (same,), said = asked(capsys, question, "--latent=3")
