@@ -28,7 +28,7 @@ import torch
 
 import data
 from config import TrainConfig, UserError, cli, option, parse
-from evaluate import by_length, precision
+from evaluate import length_batches, precision
 from model import GPT, GPTConfig
 from run import new_optimizer, pick_device
 from tokenizer import SPECIALS, make_tokenizer
@@ -51,7 +51,7 @@ class BenchConfig:
     parts: tuple[str, ...] = option(("step", "yardstick", "memory", "padding"), "what to measure")
     thoughts: tuple[int, ...] = option((0, 2, 6, 12, 24), "numbers of thoughts in a training step", least=0, most=200)
     batch_size: int | None = option(None, "problems in a training step; by default 32 small ones, 8 of 124M", least=1)
-    generate: int = option(64, "answers generated at once (beside one at a time)", least=1)
+    generate: int = option(64, "answers to generate (beside a single one)", least=1)
     new_tokens: int = option(24, "tokens of an answer", least=1)
     rounds: int = option(7, "times that everything is measured, after one that is not", least=1)
     file: str = option("", "a data file of problems, to measure their padding")
@@ -222,7 +222,7 @@ def measure_generation(args, device):
     @torch.no_grad()
     def ours(questions):
         prompts = [(q, 6, [EOT]) for q in questions]
-        for batch in by_length(prompts, len(prompts)):
+        for batch in length_batches(prompts, len(prompts)):
             prefix, prefix_len, n, suffix, _ = data.collate([(*prompts[i], []) for i in batch], device)
             with precision(cfg, prefix.device):
                 assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
@@ -236,7 +236,7 @@ def measure_generation(args, device):
             assert other.generate(x, attention_mask=real, **settings).size(1) == width + new
 
     print(f"\ngenerating, six thoughts and {args.new_tokens} tokens each; transformers: {args.new_tokens + 6} tokens")
-    print("answers at once    ms  transformers' ms  ratio")
+    print("     answers     ms  transformers' ms  ratio")
     for size, name in ((1, "b1"), (args.generate, f"b{args.generate}")):
         several = {"ours": lambda i, s=size: ours(problems[:s]), "theirs": lambda i, s=size: theirs(problems[:s])}
         t = take_turns(several, args)

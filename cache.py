@@ -3,7 +3,7 @@ The KV cache of model.py: what a GPT has read so far, so that the next position 
 
 Generating, it is a buffer that is written to. In training, gradients flow through it; there it also sees to it that
 thoughts, which are single positions one after the other, cost little more than their share of a plain pass (Shared).
-Nothing in here changes any result. Shapes as in model.py.
+Nothing in here changes any result, but for rounding. Shapes as in model.py.
 """
 
 import copy
@@ -14,7 +14,11 @@ from torch.nn import functional as F
 
 
 class Gathered(torch.autograd.Function):
-    """The identity, for Shared: autograd comes here when all products have been through PutAside.backward."""
+    """The identity on W, before all its uses.
+
+    Autograd runs a node when everything that used its output has been run. So by then each PutAside has left its x and
+    dy, and one product gives all thoughts' share of W's gradient.
+    """
 
     @staticmethod
     def forward(ctx, w, aside):
@@ -27,6 +31,7 @@ class Gathered(torch.autograd.Function):
         grad = grad.to(ctx.dtype)
         if ctx.aside:
             x, dy = (torch.cat(several, -2) for several in zip(*ctx.aside))
+            ctx.aside.clear()
             in_place = grad.dim() == 2 and grad.dtype == dy.dtype  # saves another walk over W
             grad = grad.addmm_(dy.mT, x) if in_place else grad + dy.mT @ x
         return grad, None
@@ -44,15 +49,15 @@ class PutAside(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy):
         x, w = ctx.saved_tensors
-        ctx.aside.append((x, dy))
+        ctx.aside.append((x.detach(), dy))  # x with its history would lead back to here: nothing would ever be freed
         return dy @ w, None, None
 
 
 class Shared:
     """A matrix W that all passes of a step use: a weight, or the prefix's keys or values.
 
-    For a single position, x W^T costs little more than a walk over W. To compute W's gradient for it and to add that
-    to the others' costs three more walks. So thoughts put their x and dy aside, and W gets one product for all of them.
+    With one position per row, the time for x W^T goes into reading W from memory. A gradient of W for each thought
+    would be written, read and added up: three more trips. So thoughts put x and dy aside: one product for all.
     """
 
     def __init__(self, w):
@@ -115,13 +120,16 @@ class LayerCache:
         else:
             self.since.append((k, v.mT))
             ks, vs = zip(*self.since)
+            if torch.compiler.is_compiling():  # each length of the list would be compiled anew
+                ks, vs = (torch.cat(ks, 2),), (torch.cat(vs, 3),)
+                self.since = [(ks[0], vs[0])]
             if k.size(2) == 1:
                 return self.attend_once(q, ks, vs, mask, dropout)
             k, v = torch.cat((self.prefix[0].w, *ks), 2), torch.cat((self.prefix[1].w, *vs), 3).mT
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
 
     def attend_once(self, q, ks, vs, mask, dropout):
-        """The same for a single position, such as a thought: it copies nothing, least of all the prefix."""
+        """The same for a single position, such as a thought: nothing is copied, but for a moment what came since."""
         product = (lambda x, d, *w: x @ torch.cat(w, d).mT) if torch.compiler.is_compiling() else Joined.apply
         scores = torch.cat((self.prefix[0].product(q), product(q, 2, *ks)), -1) / math.sqrt(q.size(-1))  # (B, nh, 1, K)
         p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), dropout).to(q.dtype)
@@ -136,7 +144,8 @@ class LayerCache:
             self.weights[layer] = Shared(layer.weight)
         if x.size(1) > 1:
             return F.linear(x, self.weights[layer].w, layer.bias)
-        return (self.weights[layer].product(x[:, 0]) + layer.bias)[:, None]
+        y = self.weights[layer].product(x[:, 0])
+        return (y + layer.bias.to(y.dtype))[:, None]
 
 
 class KVCache:
@@ -152,14 +161,14 @@ class KVCache:
         self.real = None  # (B, K) bool
 
     def detach(self, rows, h):
-        """No gradient goes into what these rows (B,), bool on the CPU, read after the prefix; nor into h (B, ...)."""
+        """No gradient goes into what these rows (B,), bool on the CPU, have read last; nor into h (B, ...)."""
 
         def stop(x):  # where() would keep the whole graph, even if nothing goes into it
             where = rows.to(x.device).view(-1, *[1] * (x.dim() - 1))
             return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
 
         for layer in self.layers:
-            layer.since = [(stop(k), stop(v)) for k, v in layer.since]
+            layer.since[-1] = tuple(map(stop, layer.since[-1]))  # those before have been cut off already
         return stop(h)
 
     def select(self, rows):

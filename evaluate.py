@@ -18,7 +18,7 @@ def precision(cfg, device):
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
-def by_length(prompts, batch_size):
+def length_batches(prompts, batch_size):
     """The numbers of prompts, in batches of similar length; small ones where that saves much padding."""
     batches, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
     for i in sorted(range(len(prompts)), key=lengths.__getitem__):
@@ -31,7 +31,7 @@ def by_length(prompts, batch_size):
 def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sampling):
     """Answer prompts (prefix, n, forced) in batches: (text, tokens written, thoughts (n, C)) of each."""
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
-    for batch in by_length(prompts, batch_size):
+    for batch in length_batches(prompts, batch_size):
         prefix, prefix_len, n, forced, _ = data.collate([(*prompts[i], []) for i in batch], model.wte.weight.device)
         tokens, thoughts = model.generate(
             prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
@@ -68,9 +68,10 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     with precision(cfg, model.wte.weight.device):
-        solved = solve(model, parallel.mine(prompts), tok, most_tokens(problems, cfg), cfg.eval_batch_size, progress)
+        mine = parallel.mine(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
+        solved = solve(model, mine, tok, most_tokens(problems, cfg), cfg.eval_batch_size, progress)
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
-    solved = parallel.gather(solved)
+    solved = parallel.gather(solved[: len(parallel.mine(prompts))])
     model.train()
     right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]
     answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]

@@ -173,9 +173,9 @@ class GPT(nn.Module):
         if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
             causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
             mask = (causal & cache.real[:, None, :])[:, None]  # (B, 1, T, K)
-        training = torch.is_grad_enabled()
-        run = compiled_block() if self.config.compile and training else Block.__call__
-        run = partial(checkpointed, run) if self.config.gradient_checkpointing and training else run
+        grad = torch.is_grad_enabled()
+        run = compiled_block() if self.config.compile and grad else Block.__call__
+        run = partial(checkpointed, run) if self.config.gradient_checkpointing and grad else run
         for block, layer in zip(self.h[:-1], cache.layers):
             x = run(block, x, layer, mask)
         if only is not None:  # in the last block the other positions are no more than keys and values
@@ -211,6 +211,7 @@ class GPT(nn.Module):
             states.append(h[:, 0])
             h = h[:, 1:]
         states = torch.stack(states, 1)  # (B, N+1, C): what follows the prefix, thought 1, ..., thought N
+        # a row with n < N thoughts ends with states[n]; those after it are its neighbours' business, and masked
         return states[:, :N], torch.cat((states[row, n][:, None], h), 1), cache
 
     def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):

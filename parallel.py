@@ -4,8 +4,9 @@ One training run on several processes, which torchrun starts. Without torchrun t
     torchrun --nproc_per_node=8 train.py configs/gsm8k.py                      # eight GPUs of one machine
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 train.py configs/gsm8k.py
 
-Each process has the whole model and takes every WORLD-th example of a step; the gradients are averaged. Settings mean
-the same as for one process: batch_size is that of all of them together.
+The data and out_dir have to be where all machines find them. Each process has the whole model and takes every WORLD-th
+example of a step; the gradients are averaged. Settings mean the same as for one process: batch_size is that of all of
+them together.
 
 --shard is for models whose optimizer is too large for one GPU: between two steps each process keeps its part only of
 weights, gradients and moments (FSDP2). The weights are put together once a step and not for every pass, since processes
@@ -18,8 +19,6 @@ from contextlib import contextmanager
 
 import torch
 from torch import distributed as dist
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_optimizer_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -29,8 +28,7 @@ def start(device):
     """Join the other processes; returns the device of this one. Only the first process prints."""
     if WORLD == 1:
         return device
-    if device == "cuda":
-        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    if device.startswith("cuda"):
         torch.cuda.set_device(device)
     if not dist.is_initialized():
         dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
@@ -45,6 +43,8 @@ def wrap(model, shard):
         return model
     if not shard:
         return DistributedDataParallel(model)
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
+
     mesh = dist.device_mesh.init_device_mesh(model.wte.weight.device.type, (WORLD,))
     for module in (*model.h, model):
         fully_shard(module, mesh=mesh, reshard_after_forward=False)
@@ -53,17 +53,21 @@ def wrap(model, shard):
     return model
 
 
+def is_sharded(model):
+    return hasattr(model, "reshard")  # fully_shard has made it an FSDPModule
+
+
 @contextmanager
 def backward(model, last):
     """In here goes a backward pass; processes exchange their gradients in the last one of a step only."""
     if isinstance(model, DistributedDataParallel) and not last:
         with model.no_sync():
             yield
-    elif isinstance(model, FSDPModule):
+    elif is_sharded(model):
         model.set_requires_gradient_sync(last)
         yield
         for module in model.modules() if last else ():
-            if isinstance(module, FSDPModule):
+            if is_sharded(module):
                 module.reshard()  # what the optimizer changes are the parts
     else:
         yield
@@ -72,21 +76,25 @@ def backward(model, last):
 def clip_grad_norm(model, most):
     """The norm of the whole gradient, which becomes at most `most`."""
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
-    return norm.full_tensor() if isinstance(model, FSDPModule) else norm
+    return norm.full_tensor() if is_sharded(model) else norm
 
 
 def state_dicts(model, optimizer):
     """What a checkpoint holds of the two, whole; all processes have to call this together."""
-    if isinstance(model, FSDPModule):
-        return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
-    return model.state_dict(), optimizer.state_dict()
+    if not is_sharded(model):
+        return model.state_dict(), optimizer.state_dict()
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+
+    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
 
 
 def load_optimizer(model, optimizer, state):
-    if isinstance(model, FSDPModule):
-        options = StateDictOptions(full_state_dict=True)
-        return set_optimizer_state_dict(model, optimizer, state, options=options)
-    return optimizer.load_state_dict(state)
+    """The counterpart for the optimizer; a model is loaded before it is sharded."""
+    if not is_sharded(model):
+        return optimizer.load_state_dict(state)
+    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+
+    return set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
 
 
 def mine(items):
@@ -108,6 +116,14 @@ def add(x):
     if WORLD > 1:
         dist.all_reduce(x)
     return x
+
+
+def most(number, device):
+    """The largest of the processes' numbers, on each of them."""
+    if WORLD == 1:
+        return number
+    dist.all_reduce(number := torch.tensor(number, device=device), dist.ReduceOp.MAX)
+    return int(number)
 
 
 def any_of(flag, device):

@@ -32,6 +32,7 @@ def new_optimizer(model, cfg):
 def pick_device(name):
     """The name of a device that works here; UserError if it does not."""
     name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and parallel.WORLD > 1 else name
     try:
         torch.zeros(1, device=name).item()
     except Exception as e:  # each backend has its own way to say no

@@ -49,14 +49,16 @@ def train_step(model, optimizer, rows, cfg):
     """
     n_scored, device, total = count_scored(rows), next(model.parameters()).device, torch.zeros(())
     mine = parallel.mine(rows)
-    micros = list(data.micro_batches(mine or rows[:1], cfg))  # no process may stand aside, even if it has nothing to do
+    micros = list(data.micro_batches(mine, cfg)) if mine else []
+    n_mine, n_all = len(micros), parallel.most(len(micros), device)
+    micros += [rows[:1]] * (n_all - n_mine)  # no process may stand aside, even if it has nothing to do
     for i, micro in enumerate(micros):
         *inputs, labels = data.collate(micro, device)
-        with parallel.backward(model, last=i == len(micros) - 1):
+        with parallel.backward(model, last=i == n_all - 1):
             with precision(cfg, device):
                 _, loss = model(*inputs, labels)
             # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
-            loss = loss * (count_scored(micro) / n_scored if mine else 0)
+            loss = loss * (count_scored(micro) / n_scored if i < n_mine else 0)
             (loss * parallel.WORLD).backward()  # DDP takes the mean over the processes, where their sum is wanted
         total = total.to(device) + loss.detach()
     total = parallel.add(total)
@@ -179,7 +181,8 @@ def main(argv):
         if stop():
             run.save_last()
             again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite")) and arg != "true"]
-            print(f"saved {run.last}; to go on: python train.py {shlex.join(again)} --resume")
+            program = "python" if parallel.WORLD == 1 else "torchrun ..."
+            print(f"saved {run.last}; to go on: {program} train.py {shlex.join(again)} --resume")
             return 130
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is nothing left to lose
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
