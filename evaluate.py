@@ -19,10 +19,10 @@ def precision(cfg, device):
 
 
 def length_batches(prompts, batch_size):
-    """The numbers of prompts, in batches of similar length; small ones where that saves much padding."""
+    """The numbers of prompts, in batches of similar length: of batch_size, or of 32 where that saves much padding."""
     batches, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
     for i in sorted(range(len(prompts)), key=lengths.__getitem__):
-        if not batch or len(batch) == batch_size or (len(batch) >= 16 and lengths[i] > 1.25 * lengths[batch[0]]):
+        if not batch or len(batch) == batch_size or (len(batch) >= 32 and lengths[i] > 1.25 * lengths[batch[0]]):
             batches.append(batch := [])
         batch.append(i)
     return batches
