@@ -54,7 +54,9 @@ def token_ids(tok):
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
     if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
-        old, _, its_tok, _ = load_checkpoint(source)
+        old, its_cfg, its_tok, _ = load_checkpoint(source)
+        if its_cfg.tokenizer != cfg.tokenizer:
+            raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
         longer = max(cfg.block_size, old.config.block_size)
         cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
         model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)
