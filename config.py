@@ -70,7 +70,9 @@ class TrainConfig:
     dropout: float = option(0.0, "dropout", least=0, most=1)
     # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
-    steps: tuple[int, ...] = option((), "length of each stage in optimizer steps, instead of epochs", least=1)
+    steps: tuple[int, ...] = option(
+        (), "length of each stage in optimizer steps, instead of epochs; a single stage gets the sum of all", least=1
+    )
     master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", least=0, most=1)
     batch_size: int = option(64, "examples in an optimizer step", least=1)
     micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them", least=0)

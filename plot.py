@@ -6,7 +6,7 @@ Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysi
 
     training      validation accuracy over the stages, other runs' test accuracy dashed
     categories    what is written after K forced thoughts
-    tree          the graph of one question, its nodes coloured by their value after 1, 2 and 3 steps' thoughts
+    tree          the graph of one question, its its nodes coloured by their value after each of the last three thoughts
     parallelism   how much value the best, the two best and the three best nodes of a question have together
     thoughts      norm and entropy of each thought
     probes        which step can be read from which thought
@@ -44,12 +44,12 @@ def read_log(path):
 
 
 def final_accuracy(folder):
-    """A run's test accuracy, or its latest validation accuracy if it has not come so far."""
+    """A run's test accuracy, or its latest validation accuracy if it has not come so far: (label, accuracy)."""
     log = read_log(os.path.join(folder, "log.txt"))
     found = log.get("test/accuracy") or log.get("valid/accuracy")
     if not found:
         raise UserError(f"{folder}: there is no accuracy in its log.txt yet")
-    return found[-1][1]
+    return os.path.basename(folder) + " (not finished)" * ("test/accuracy" not in log), found[-1][1]
 
 
 def read_analysis(path):
@@ -143,7 +143,7 @@ def draw_tree(analysis, number):
     if number >= len(analysis["examples"]):
         raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
     example = analysis["examples"][number]
-    shown = [v for v in example["values"] if v["thoughts"]][:3] or example["values"][:1]
+    shown = example["values"][-3:]
     place = layers(example["successors"], example["root"])
     path = list(zip([example["root"], *example["path"]], example["path"]))
     rows = max(abs(y) for _, y in place.values()) * 2 + 1
@@ -252,7 +252,7 @@ def main(argv):
         raise UserError(f"{args.out_dir or 'no folder given'}: expected log.txt (of train.py) or analysis.json there")
     if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
         folders = [folder.rstrip("/") for folder in args.baselines.split(",") if folder]
-        baselines = {os.path.basename(folder): final_accuracy(folder) for folder in folders}
+        baselines = dict(map(final_accuracy, folders))
         save(draw_training(streams, baselines), args.out_dir, "training", command)
     if not os.path.exists(analysis):
         return print(f"for the other pictures: python analyze.py {os.path.join(args.out_dir, 'best.pt')}")

@@ -176,6 +176,8 @@ def main(argv):
 
     signal.signal(signal.SIGINT, on_interrupt)
     signal.signal(signal.SIGTERM, on_interrupt)
+    if run.at["index"] == len(run.plan):
+        print("this run has been trained to its end already")
     while run.at["index"] < len(run.plan):
         train_stage(run, stop)
         if stop():
