@@ -6,7 +6,7 @@ Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysi
 
     training      validation accuracy over the stages, other runs' test accuracy dashed
     categories    what is written after K forced thoughts
-    tree          the graph of one question, its its nodes coloured by their value after each of the last three thoughts
+    tree          the graph of one question, its nodes coloured by their value after each of the last three thoughts
     parallelism   how much value the best, the two best and the three best nodes of a question have together
     thoughts      norm and entropy of each thought
     probes        which step can be read from which thought
