@@ -85,9 +85,9 @@ class TrainConfig:
     beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
     grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
     dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
-    gradient_checkpointing: bool = option(False, "compute activations again when needed: a third slower, less memory")
+    gradient_checkpointing: bool = option(False, "compute activations again when needed: slower, with less memory")
     backprop_thoughts: int | None = option(None, "gradient only through a row's last so many thoughts", least=1)
-    compile: bool = option(False, "torch.compile: minutes at the start, then faster on a GPU")
+    compile: bool = option(False, "torch.compile the blocks: minutes at the start, for a GPU (not measured yet)")
     shard: bool = option(False, "with torchrun: spread weights and moments over the processes (FSDP2)")
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine
