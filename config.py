@@ -68,6 +68,7 @@ class TrainConfig:
     n_embd: int = option(128, "width", least=1)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
     dropout: float = option(0.0, "dropout", least=0, most=1)
+    fixed_positions: bool = option(False, "sinusoids, not trained: what is learned at one place holds at all (LOG.md)")
     # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
     steps: tuple[int, ...] = option(

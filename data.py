@@ -332,7 +332,7 @@ def next_steps(problem, done, stage, cfg, tok):
     steps = [problem.steps[done]]
     if of_stage(cfg.target, stage) == "frontier":
         edges, asked = read_graph(problem.question, cfg, tok)
-        seen = frontier = {int(asked[is_name(cfg.names, tok)[asked]][0])}  # the first name after the edges: the root
+        seen = frontier = {int(asked[-1])}  # the root
         for _ in range(done + 1):
             frontier = {b for a, b in edges.tolist() if a in frontier} - seen
             seen = seen | frontier

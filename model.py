@@ -32,6 +32,7 @@ class GPTConfig:
     block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
     vocab_size: int = 50257
     dropout: float = 0.0
+    fixed_positions: bool = False  # sinusoids as position embeddings, which are not trained
     # how to train it: these three are no part of the model, and may be changed at any time
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all
@@ -126,6 +127,11 @@ class GPT(nn.Module):
                 nn.init.zeros_(p)
             elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02)
+        if config.fixed_positions:  # Vaswani et al. 2017: whatever the place, one further is the same rotation
+            frequency = torch.exp(torch.linspace(0, -math.log(200), (config.n_embd + 1) // 2))  # 1, ..., 1/200
+            angle = torch.arange(config.block_size)[:, None] * frequency
+            self.wpe.weight.data = 0.1 * torch.cat((angle.sin(), angle.cos()), 1)[:, : config.n_embd]
+            self.wpe.weight.requires_grad_(False)
 
     @classmethod
     def from_pretrained(cls, source, dropout=0.0):

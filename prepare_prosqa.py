@@ -17,7 +17,7 @@ somebody else, and the steps are a shortest path from root to target. Nodes are 
 
 --symbols writes whatever it is for models that start from scratch: a node is one token, an edge two, a step one.
 
-    {"question": "3 7 7 2 12 3 ... from 0 to 5 or 8", "steps": ["7", "2", "5"], "answer": "5", ...}
+    {"question": "3 7 7 2 12 3 ... to 5 or 8 from 0", "steps": ["7", "2", "5"], "answer": "5", ...}
 """
 
 import heapq
@@ -210,7 +210,7 @@ def in_symbols(rng, problem, pool):
     listed = " ".join(f"{symbols[a]} {symbols[b]}" for a, b in rng.sample(edges, len(edges)))
     return {
         **problem,
-        "question": f"{listed} from {symbols[root]} to {first} or {second}",
+        "question": f"{listed} to {first} or {second} from {symbols[root]}",
         "answer": symbols[target],
         "steps": [symbols[v] for v in shortest_path(rng, edges, root, target)[1:]],
         "idx_to_symbol": symbols,

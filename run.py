@@ -43,7 +43,7 @@ def pick_device(name):
 def new_model(cfg, tok, vocab_size=None):
     """A model with random weights; vocab_size: as the tokenizer's, unless given."""
     sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-    return GPT(GPTConfig(*sizes, dropout=cfg.dropout))
+    return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions))
 
 
 def token_ids(tok):

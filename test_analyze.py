@@ -37,7 +37,7 @@ GRAPH = {"idx_to_symbol": NAMES, "edges": EDGES, "root": 0, "target": 4, "neg_ta
 SENTENCES = [f"{'' if a < 2 else 'Every '}{NAMES[a]} is a {NAMES[b]}." for a, b in EDGES]
 PROSQA = {"question": " ".join(SENTENCES) + " Is Tom a rompus or sterpus?", "answer": "Tom is a rompus.",
           "steps": ["Tom is a lempus.", "Every lempus is a rompus."], **GRAPH}  # fmt: skip
-SYMBOLS = {"question": "0 2 0 3 2 4 2 6 3 5 5 4 1 7 7 8 from 0 to 4 or 8", "steps": ["2", "4"], "answer": "4",
+SYMBOLS = {"question": "0 2 0 3 2 4 2 6 3 5 5 4 1 7 7 8 to 4 or 8 from 0", "steps": ["2", "4"], "answer": "4",
            **GRAPH, "idx_to_symbol": [*map(str, range(9))]}  # fmt: skip
 HOPS = {"question": "e c b i c g g h a j i f d b h a j d f e start c", "steps": [*"ghaj"], "answer": "j"}
 WORDS = TrainConfig(question_format=" {}", step_format=" {}", answer_format=" = {}", block_size=128)

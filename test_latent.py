@@ -432,7 +432,7 @@ def test_icot_removes_some_more_tokens_now_and_then():
     assert spell(data.segments(problem, 2, cfg, tok, rng), tok) == " a b | 0 | = g <eos>"
 
 
-GRAPH = {"question": "1 2 1 3 2 4 3 5 4 6 from 1 to 6 or 5", "steps": ["2", "4", "6"], "answer": "6"}
+GRAPH = {"question": "1 2 1 3 2 4 3 5 4 6 to 6 or 5 from 1", "steps": ["2", "4", "6"], "answer": "6"}
 
 
 def graph_words(**settings):
@@ -448,14 +448,14 @@ def test_augmenting_keeps_the_graph():
     for _ in range(50):
         question, steps, answer = data.augment(problem, cfg, tok, rng)
         edges, asked = data.read_graph(question, cfg, tok)
-        start, end, other = (tok.decode([t]) for t in asked[[1, 3, 5]])
+        end, other, start = (tok.decode([t]) for t in asked[[1, 3, 5]])
         (two,), (four,), (six,) = steps
-        one = int(asked[1])
+        one = int(asked[5])
         (three,) = {b for a, b in edges.tolist() if a == one} - {two}
-        five = int(asked[5])
+        five = int(asked[3])
         assert {(one, two), (one, three), (two, four), (three, five), (four, six)} == set(map(tuple, edges.tolist()))
         assert len({one, two, three, four, five, six}) == 6
-        assert tok.decode(asked.tolist()) == f" from{start} to{end} or{other}"
+        assert tok.decode(asked.tolist()) == f" to{end} or{other} from{start}"
         assert tok.decode(answer[:-1]) == " =" + end and answer[-1] == problem.answer[-1]
         texts.add(tok.decode(question))
     assert len(texts) == 50
@@ -794,6 +794,24 @@ def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
     assert torch.equal(second.model.wpe.weight[:24], old.wpe.weight)
     assert torch.equal(second.model.h[0].mlp.c_fc.weight, old.h[0].mlp.c_fc.weight)
     assert second.model.wte.weight[second.tok.encode_ordinary(" g")].norm() > 0
+
+
+def test_fixed_positions_are_alike_and_stay(tmp_path, monkeypatch):
+    """Catches places that unlike others that are as far apart, places that are trained or get lost."""
+    monkeypatch.chdir(tmp_path)
+    wpe = GPT(GPTConfig(2, 4, 128, 200, VOCAB, fixed_positions=True)).wpe.weight.double()
+    near = wpe @ wpe.T
+    assert (near[1:, 1:] - near[:-1, :-1]).abs().max() < 1e-5  # the product depends on the distance alone
+    assert near[0, 0] > near[0, 1] + 0.03 and near[0, 1] > near[0, 2:].max() + 0.05
+    prepare_hops.main(["--nodes=6", "--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run = run_to_the_end([*hops_flags(), "--data_dir=data", "--out_dir=out", "--fixed_positions"])
+    longer = [*hops_flags(), "--data_dir=data", "--out_dir=on", "--fixed_positions", "--init_from=out/best.pt"]
+    on = run_to_the_end([*longer, "--block_size=99"])
+    first = GPT(
+        GPTConfig(n_layer=1, n_head=1, n_embd=run.cfg.n_embd, block_size=99, vocab_size=9, fixed_positions=True)
+    )
+    assert torch.equal(run.model.wpe.weight, first.wpe.weight[: run.cfg.block_size])
+    assert torch.equal(on.model.wpe.weight, first.wpe.weight)
 
 
 def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):

@@ -64,9 +64,9 @@ def parse_words(problem):
 
 def parse_symbols(problem):
     """The same from the compact wording."""
-    listed, query = problem["question"].split(" from ")
+    listed, query = problem["question"].split(" to ")
     names = listed.split()
-    root, *candidates = re.fullmatch(r"(\d+) to (\d+) or (\d+)", query).groups()
+    *candidates, root = re.fullmatch(r"(\d+) or (\d+) from (\d+)", query).groups()
     path = [root, *problem["steps"]]
     return list(zip(names[::2], names[1::2])), root, candidates, list(zip(path, path[1:])), problem["answer"]
 

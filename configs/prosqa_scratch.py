@@ -35,6 +35,7 @@ master_at = 0.98  # see configs/hops.py
 steps = (3000, 1000)
 eval_every = 100
 
+fixed_positions = True  # where an edge stands says nothing; learned positions must be learned one by one (LOG.md)
 block_size = 200  # up to 68 edges and 6 thoughts
 batch_size = 64
 lr = (1e-3, 5e-4)
