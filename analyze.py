@@ -37,6 +37,7 @@ from typing import NamedTuple
 import torch
 from torch.nn import functional as F
 
+import batches
 import data
 from config import UserError, cli, option, parse
 from evaluate import most_tokens, precision, solve
@@ -180,10 +181,10 @@ def text_probabilities(model, prompts, texts):
     Every prompt is read once; then its row of the cache is repeated for each text.
     """
     device = model.wte.weight.device
-    prefix, prefix_len, n, forced, _ = data.collate([(*prompt, []) for prompt in prompts], device)
+    prefix, prefix_len, n, forced, _ = batches.collate([(*prompt, []) for prompt in prompts], device)
     counts, flat = [len(t) for t in texts], [text for t in texts for text in t]
     longest = max(map(len, flat))
-    tokens, length, *_ = data.collate([(text, 0, [], []) for text in flat], device)  # (M, S), (M,)
+    tokens, length, *_ = batches.collate([(text, 0, [], []) for text in flat], device)  # (M, S), (M,)
     _, h, cache = model.think(prefix, prefix_len, n, forced, torch.ones_like(forced, dtype=torch.bool), room=longest)
     row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
     log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, tokens[:, :1])[:, 0]  # (M,) the first token

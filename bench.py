@@ -26,6 +26,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+import batches
 import data
 from config import TrainConfig, UserError, cli, option, parse
 from evaluate import length_batches, precision
@@ -126,9 +127,9 @@ def ratio(a, b):
     return statistics.median(x / y for x, y in zip(a, b))
 
 
-def batches(args, problems, cfg):
+def sorted_batches(args, problems, cfg):
     """Problems in batches as train.py makes them."""
-    order = [i for i, _ in data.epoch_order(problems, 3, 0, cfg)]
+    order = [i for i, _ in batches.epoch_order(problems, 3, 0, cfg)]
     return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
 
 
@@ -143,7 +144,7 @@ def print_values(**values):
 
 def measure_steps(args, device):
     cfg = args.train_config()
-    model, chosen = new_model(args, device), batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
+    model, chosen = new_model(args, device), sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
     optimizer = new_optimizer(model, cfg)
 
     def step(n, plain):
@@ -223,7 +224,7 @@ def measure_generation(args, device):
     def ours(questions):
         prompts = [(q, 6, [EOT]) for q in questions]
         for batch in length_batches(prompts, len(prompts)):
-            prefix, prefix_len, n, suffix, _ = data.collate([(*prompts[i], []) for i in batch], device)
+            prefix, prefix_len, n, suffix, _ = batches.collate([(*prompts[i], []) for i in batch], device)
             with precision(cfg, prefix.device):
                 assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
 
@@ -250,7 +251,10 @@ def added_memory(args, n):
     torch.set_num_threads(args.threads)
     device, cfg = pick_device(args.device), args.train_config()
     model = new_model(args, device)
-    optimizer, chosen = new_optimizer(model, cfg), batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
+    optimizer, chosen = (
+        new_optimizer(model, cfg),
+        sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg),
+    )
     train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
@@ -286,7 +290,7 @@ def measure_memory(args):
 def padding_share(problems, stage, cfg):
     """The share of positions in an epoch's batches that are padding."""
     cells, used = 0, 0
-    order = data.epoch_order(problems, stage, 0, cfg)
+    order = batches.epoch_order(problems, stage, 0, cfg)
     for k in range(0, len(order), cfg.batch_size):
         rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
         cells += len(rows) * sum(max(len(row[part]) for row in rows) for part in (0, 2))

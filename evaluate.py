@@ -7,6 +7,7 @@ from contextlib import nullcontext
 
 import torch
 
+import batches
 import data
 import parallel
 from tokenizer import EOS
@@ -32,7 +33,7 @@ def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sam
     """Answer prompts (prefix, n, forced) in batches: (text, tokens written, thoughts (n, C)) of each."""
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
     for batch in length_batches(prompts, batch_size):
-        prefix, prefix_len, n, forced, _ = data.collate([(*prompts[i], []) for i in batch], model.wte.weight.device)
+        prefix, prefix_len, n, forced, _ = batches.collate([(*prompts[i], []) for i in batch], model.wte.weight.device)
         tokens, thoughts = model.generate(
             prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
         )

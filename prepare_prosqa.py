@@ -30,6 +30,7 @@ from dataclasses import dataclass
 from config import UserError, cli, option, parse
 from data import load_json, write_splits
 from download import download
+from graphs import search
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
 # Measured by statistics() on the official prosqa_valid.json, 300 problems; 3, ..., 6: the share with so many steps.
@@ -83,21 +84,6 @@ class ProsQAConfig:
 
 
 # ---------------------------------------------------------------- graphs
-
-
-def search(edges, root):
-    """Breadth-first: ({node: distance from the root}, {node: number of shortest paths}) of all that can be reached."""
-    children, distance, paths = {}, {root: 0}, {root: 1}
-    for a, b in edges:
-        children.setdefault(a, []).append(b)
-    queue = [root]
-    for a in queue:  # which grows meanwhile
-        for b in children.get(a, ()):
-            if b not in distance:
-                distance[b], paths[b] = distance[a] + 1, 0
-                queue.append(b)
-            paths[b] += paths[a] * (distance[b] == distance[a] + 1)
-    return distance, paths
 
 
 def shortest_path(rng, edges, root, target):

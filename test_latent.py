@@ -22,11 +22,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+import batches
 import bench
 import cache
 import config
 import data
 import evaluate
+import graphs
 import prepare_gsm8k
 import prepare_hops
 import sample
@@ -446,8 +448,8 @@ def test_augmenting_keeps_the_graph():
     cfg, tok, problem = graph_words()
     texts, rng = set(), np.random.default_rng(0)
     for _ in range(50):
-        question, steps, answer = data.augment(problem, cfg, tok, rng)
-        edges, asked = data.read_graph(question, cfg, tok)
+        question, steps, answer = graphs.augment(problem, cfg, tok, rng)
+        edges, asked = graphs.read_graph(question, cfg, tok)
         end, other, start = (tok.decode([t]) for t in asked[[1, 3, 5]])
         (two,), (four,), (six,) = steps
         one = int(asked[5])
@@ -523,12 +525,12 @@ def test_order_depends_on_seed_stage_and_epoch_alone():
     problems = some_problems([g.integers(1, 90, 5).tolist() for _ in range(2000)])
     for window in (1, 7):
         cfg = TrainConfig(uniform_prob=(0.4,), sort_window=window, batch_size=32)
-        order = data.epoch_order(problems, 2, 5, cfg)
+        order = batches.epoch_order(problems, 2, 5, cfg)
         torch.manual_seed(5)
-        assert order == data.epoch_order(problems, 2, 5, cfg)
+        assert order == batches.epoch_order(problems, 2, 5, cfg)
         assert sorted(i for i, _ in order) == list(range(2000))
         others = [(3, 5, cfg), (2, 6, cfg), (2, 5, dataclasses.replace(cfg, seed=2))]
-        assert all([i for i, _ in order] != [i for i, _ in data.epoch_order(problems, *other)] for other in others)
+        assert all([i for i, _ in order] != [i for i, _ in batches.epoch_order(problems, *other)] for other in others)
         share = [sum(stage == s for _, stage in order) / 2000 for s in range(4)]
         assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
 
@@ -555,7 +557,7 @@ def test_sorting_by_length_leaves_little_padding(stage):
     problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
 
     def rows(cfg):
-        return [data.segments(problems[i], k, cfg, tok) for i, k in data.epoch_order(problems, stage, 0, cfg)]
+        return [data.segments(problems[i], k, cfg, tok) for i, k in batches.epoch_order(problems, stage, 0, cfg)]
 
     assert padding(rows(cfg), 32) <= 0.15 < 0.45 < padding(rows(dataclasses.replace(cfg, sort_window=1)), 32)
 
@@ -566,7 +568,7 @@ def test_micro_batches_keep_to_their_limits():
     rows = [([0] * g.integers(1, 50), int(g.integers(0, 6)), [i] * g.integers(1, 20), []) for i in range(200)]
     for size, tokens in (0, 0), (16, 0), (0, 300), (3, 300):
         cfg = TrainConfig(micro_batch_size=size, micro_batch_tokens=tokens)
-        parts = list(data.micro_batches(rows, cfg))
+        parts = list(batches.micro_batches(rows, cfg))
         assert sorted(suffix[0] for part in parts for _, _, suffix, _ in part) == list(range(200))
         for part in parts:
             assert len(part) <= (cfg.micro_batch_size or 200)

@@ -22,6 +22,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
+import batches
 import data
 import parallel
 from config import TrainConfig, UserError, cli, parse
@@ -49,11 +50,11 @@ def train_step(model, optimizer, rows, cfg):
     """
     n_scored, device, total = count_scored(rows), next(model.parameters()).device, torch.zeros(())
     mine = parallel.mine(rows)
-    micros = list(data.micro_batches(mine, cfg)) if mine else []
+    micros = list(batches.micro_batches(mine, cfg)) if mine else []
     n_mine, n_all = len(micros), parallel.most(len(micros), device)
     micros += [rows[:1]] * (n_all - n_mine)  # no process may stand aside, even if it has nothing to do
     for i, micro in enumerate(micros):
-        *inputs, labels = data.collate(micro, device)
+        *inputs, labels = batches.collate(micro, device)
         with parallel.backward(model, last=i == n_all - 1):
             with precision(cfg, device):
                 _, loss = model(*inputs, labels)
@@ -84,13 +85,13 @@ def train_stage(run, stop):
 
     @lru_cache(1)
     def order(epoch):
-        return data.epoch_order(problems, stage, epoch, cfg)
+        return batches.epoch_order(problems, stage, epoch, cfg)
 
     def batch(step):
         epoch, position = divmod(step, run.epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
         rng = np.random.default_rng((cfg.seed, stage, step))
-        return chosen, data.training_rows(problems, chosen, cfg, run.tok, rng)
+        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng)
 
     ahead = run.thread.submit(batch, at["step"])  # the next batch is made while the model works on this one
     while at["index"] == index and not stop():
