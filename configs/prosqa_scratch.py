@@ -1,13 +1,12 @@
 """
-ProsQA from scratch, in symbols: a node is a token, an edge two. It takes a ladder: the full task alone does not teach a
-small model to look up an edge. Each run takes over the weights of the one before.
+ProsQA from scratch, in symbols: a node is a token, an edge two. The full task alone does not teach a small model to
+look up an edge, so this is the top of a ladder, whose first rungs are in README.md.
 
-    python prepare_prosqa.py --generate=20000 --symbols --chains --out_dir=data/chains
-    python train.py configs/prosqa_scratch.py --data_dir=data/chains --out_dir=out/chains --target=rest \\
-        --max_latent_stage=4
+    python prepare_prosqa.py --generate=20000 --symbols
+    python train.py configs/prosqa_scratch.py --init_from=out/look40/best.pt
 
-README.md has the other rungs, and what came out. On a GPU, with the sizes of "Reasoning by Superposition" (2505.12514):
---n_embd=768 --n_head=8 --lr=1e-4 --batch_size=256 --steps=10000,1500 on data/prosqa_symbols, which nobody has run yet.
+On a GPU, with the sizes of "Reasoning by Superposition" (2505.12514): --n_embd=768 --n_head=8 --lr=1e-4
+--batch_size=256 on all rungs, and --steps=10000,1500 on this one. Nobody has run that yet.
 """
 
 data_dir = "data/prosqa_symbols"
@@ -23,8 +22,9 @@ names = (
 )
 
 # After k thoughts any node k + 1 steps from the root is right ("Reasoning by Superposition"): stages can be mastered by
-# looking up edges, while the first step of the written path would need the whole search.
-target = ("frontier",)
+# looking up edges, while the first step of the written path would need the whole search. Stage 0 writes the whole
+# path, so that it learns to go on from any node and not only from the root (LOG.md).
+target = ("rest", "frontier")
 max_latent_stage = 6  # no problem has more steps, so stage 6 writes only the answer
 pad_latent_to_max = True  # the number of thoughts must not give away how far the target is
 c_thought = 1
@@ -32,13 +32,14 @@ peek = True  # from scratch nothing else tells the first thought what to be abou
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
 
 master_at = 0.98  # see configs/hops.py
-steps = (3000, 1000)
+steps = (700, 2000, 1500, 1200, 1000, 800)  # and 800 in the last stage
 eval_every = 100
 
 fixed_positions = True  # where an edge stands says nothing; learned positions must be learned one by one (LOG.md)
 block_size = 200  # up to 68 edges and 6 thoughts
 batch_size = 64
-lr = (1e-3, 5e-4)
+lr = (1e-3,)
+min_lr_ratio = 0.1  # without the decay stage 1 stays some percent worse (LOG.md)
 warmup_steps = 50
 grad_clip = 1.0
 beta2 = 0.99  # a memory of 100 steps rather than 1000: stages are short
