@@ -251,10 +251,8 @@ def added_memory(args, n):
     torch.set_num_threads(args.threads)
     device, cfg = pick_device(args.device), args.train_config()
     model = new_model(args, device)
-    optimizer, chosen = (
-        new_optimizer(model, cfg),
-        sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg),
-    )
+    optimizer = new_optimizer(model, cfg)
+    chosen = sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
     train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()

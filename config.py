@@ -58,7 +58,10 @@ class TrainConfig:
     target: tuple[str, ...] = option(
         ("rest",), "what each stage has to write: all remaining steps, or only the next, or any node as far", TARGETS
     )
-    names: str = option("", "nodes of a graph, as a regular expression for tokens: renamed, edges shuffled, each epoch")
+    names: str = option(
+        "",
+        "nodes of a graph (edges first, root last), a regex for tokens: renamed, edges shuffled each epoch",
+    )
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
@@ -68,7 +71,7 @@ class TrainConfig:
     n_embd: int = option(128, "width", least=1)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
     dropout: float = option(0.0, "dropout", least=0, most=1)
-    fixed_positions: bool = option(False, "sinusoids, not trained: what is learned at one place holds at all (LOG.md)")
+    fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
     # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
     steps: tuple[int, ...] = option(

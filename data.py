@@ -284,10 +284,14 @@ def make_prompt(question, n, cfg, tok):
 
 def next_steps(problem, done, stage, cfg, tok):
     """What may be written after `done` steps: the next step, then (target "frontier") other nodes as far away."""
-    steps = [problem.steps[done]]
-    if of_stage(cfg.target, stage) == "frontier":
-        steps += [[node] for node in frontier(problem.question, done + 1, cfg, tok) if [node] != steps[0]]
-    return steps
+    step = problem.steps[done]
+    if of_stage(cfg.target, stage) != "frontier":
+        return [step]
+    nodes = [[node] for node in frontier(problem.question, done + 1, cfg, tok)]
+    if step not in nodes:
+        written = tok.decode(problem.question + step)
+        raise UserError(f"target = 'frontier': {written[-60:]!r}: this step is not {done + 1} edges from the root")
+    return [step] + [node for node in nodes if node != step]
 
 
 def split(problem, stage, cfg, tok, rng=None):

@@ -21,12 +21,12 @@ def precision(cfg, device):
 
 def length_batches(prompts, batch_size):
     """The numbers of prompts, in batches of similar length: of batch_size, or of 32 where that saves much padding."""
-    batches, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
+    done, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
     for i in sorted(range(len(prompts)), key=lengths.__getitem__):
         if not batch or len(batch) == batch_size or (len(batch) >= 32 and lengths[i] > 1.25 * lengths[batch[0]]):
-            batches.append(batch := [])
+            done.append(batch := [])
         batch.append(i)
-    return batches
+    return done
 
 
 def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sampling):

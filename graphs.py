@@ -1,5 +1,5 @@
 """
-Graphs in questions, for tasks such as ProsQA in symbols, with edges first and the root last:
+Graphs in questions, in tokens, for tasks such as ProsQA in symbols, with edges first and the root last:
 
     3 7 7 2 12 3 ... to 5 or 8 from 0
 
@@ -42,9 +42,10 @@ def read_graph(question, cfg, tok):
 
 
 def frontier(question, steps, cfg, tok):
-    """The tokens of all nodes that are so many steps away from the root, in order."""
+    """The tokens of all nodes whose distance from the root is so many edges, in order."""
     edges, asked = read_graph(question, cfg, tok)
-    distance, _ = search(edges.tolist(), int(asked[-1]))
+    root = int(asked[is_name(cfg.names, tok)[asked]][-1])
+    distance, _ = search(edges.tolist(), root)
     return sorted(node for node in distance if distance[node] == steps)
 
 

@@ -20,7 +20,7 @@ from evaluate import evaluate
 from model import GPT, GPTConfig
 from tokenizer import SPECIALS, make_tokenizer
 
-SIZES = "n_layer", "n_head", "n_embd", "block_size"  # what comes with weights from elsewhere
+SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions"  # what comes with weights from elsewhere
 FORMAT = 2  # of checkpoints; to be raised when older programs or files will not do any more
 
 

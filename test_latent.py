@@ -472,6 +472,11 @@ def test_the_frontier_is_what_is_as_far_away():
         assert drawn == {f"{begin}{node} <eos>" for node in right}
         assert {t for t in " 1, 2, 3, 4, 5, 6".split(",") if data.is_right(t, problem, stage, cfg, tok)} == right
     assert data.is_right(" = 6", problem, 3, cfg, tok) and not data.is_right(" = 5", problem, 3, cfg, tok)
+    mixed = dataclasses.replace(cfg, target=("rest", "frontier"))
+    assert data.split(problem, 0, mixed, tok)[1] == sum(problem.steps, []) + problem.answer
+    assert data.is_right(" 5", problem, 1, mixed, tok) and not data.is_right(" 5", problem, 0, mixed, tok)
+    with pytest.raises(UserError, match="not 2 edges from the root"):  # such as in a question that is worded otherwise
+        data.split(problem._replace(question=problem.question + problem.steps[0]), 1, cfg, tok)
 
 
 def test_peek_scores_the_place_before_eot_with_what_comes_after_it():
@@ -799,21 +804,19 @@ def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
 
 
 def test_fixed_positions_are_alike_and_stay(tmp_path, monkeypatch):
-    """Catches places that unlike others that are as far apart, places that are trained or get lost."""
+    """Catches places that are not alike wherever they stand, places that are trained, or lost on the way."""
     monkeypatch.chdir(tmp_path)
     wpe = GPT(GPTConfig(2, 4, 128, 200, VOCAB, fixed_positions=True)).wpe.weight.double()
     near = wpe @ wpe.T
     assert (near[1:, 1:] - near[:-1, :-1]).abs().max() < 1e-5  # the product depends on the distance alone
     assert near[0, 0] > near[0, 1] + 0.03 and near[0, 1] > near[0, 2:].max() + 0.05
     prepare_hops.main(["--nodes=6", "--train=50", "--valid=9", "--test=9", "--out_dir=data"])
-    run = run_to_the_end([*hops_flags(), "--data_dir=data", "--out_dir=out", "--fixed_positions"])
-    longer = [*hops_flags(), "--data_dir=data", "--out_dir=on", "--fixed_positions", "--init_from=out/best.pt"]
-    on = run_to_the_end([*longer, "--block_size=99"])
-    first = GPT(
-        GPTConfig(n_layer=1, n_head=1, n_embd=run.cfg.n_embd, block_size=99, vocab_size=9, fixed_positions=True)
-    )
+    run = run_to_the_end([*hops_flags(), "--data_dir=data", "--out_dir=out", "--fixed_positions"], stop_at=(3,))
+    longer = [*hops_flags(), "--data_dir=data", "--out_dir=on", "--block_size=99", "--init_from=out/best.pt"]
+    on = run_to_the_end(longer, stop_at=(3,))  # fixed positions come with the weights
+    first = GPT(GPTConfig(1, 1, run.cfg.n_embd, 99, 9, fixed_positions=True))
     assert torch.equal(run.model.wpe.weight, first.wpe.weight[: run.cfg.block_size])
-    assert torch.equal(on.model.wpe.weight, first.wpe.weight)
+    assert torch.equal(on.model.wpe.weight, first.wpe.weight) and on.cfg.fixed_positions
 
 
 def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
