@@ -411,6 +411,7 @@ def main(argv):
     for name in ("ckpt", "data"):  # these two may come without their names
         argv = [*argv[1:], f"--{name}={argv[0]}"] if argv and not argv[0].startswith("--") else argv
     args = parse(AnalyzeConfig, argv, __doc__)
+    args.ckpt = os.path.join(args.ckpt, "best.pt") if os.path.isdir(args.ckpt) else args.ckpt
     model, cfg, tok, saved = load_checkpoint(args.ckpt)
     path = args.data or os.path.join(cfg.data_dir, "test.json")
     raw = data.load_json(path)[: args.count]

@@ -11,6 +11,7 @@ import difflib
 import keyword
 import math
 import os
+import re
 import sys
 import types
 import typing
@@ -117,6 +118,10 @@ class TrainConfig:
             raise UserError(
                 f"answer_format = {self.answer_format!r}, expected a mark before {{}}, to find the answer by"
             )
+        try:
+            re.compile(self.names)
+        except re.error as e:
+            raise UserError(f"names = {self.names!r} is not a regular expression: {e}") from None
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite: expected one of them")
 

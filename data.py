@@ -290,7 +290,9 @@ def next_steps(problem, done, stage, cfg, tok):
     nodes = [[node] for node in frontier(problem.question, done + 1, cfg, tok)]
     if step not in nodes:
         written = tok.decode(problem.question + step)
-        raise UserError(f"target = 'frontier': {written[-60:]!r}: this step is not {done + 1} edges from the root")
+        raise UserError(
+            f"target = 'frontier': {written[-60:]!r}: this step is not at distance {done + 1} from the root"
+        )
     return [step] + [node for node in nodes if node != step]
 
 

@@ -11,6 +11,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from config import UserError
+
 
 def search(edges, root):
     """Breadth-first: ({node: distance from the root}, {node: number of shortest paths}) of all that can be reached."""
@@ -37,7 +39,13 @@ def is_name(names, tok):
 def read_graph(question, cfg, tok):
     """(edges (E, 2), the rest) of a question in tokens: names come in pairs first, then what is asked."""
     question = np.array(question)
-    n_edges = int(np.argmin(is_name(cfg.names, tok)[question])) // 2
+    named = is_name(cfg.names, tok)[question]
+    if not named[:2].all():
+        text = tok.decode(question.tolist())
+        raise UserError(
+            f"names = {cfg.names!r} does not match the first tokens of {text[:40]!r} (spaces belong to them)"
+        )
+    n_edges = int(np.argmin(named)) // 2
     return question[: 2 * n_edges].reshape(-1, 2), question[2 * n_edges :]
 
 

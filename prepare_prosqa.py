@@ -72,6 +72,8 @@ class ProsQAConfig:
         if self.chains and self.nodes:
             raise UserError("--chains and --nodes: expected one of them; two chains have 2 * hops + 2 nodes")
         self.hops = self.hops or ((3, 4) if self.chains else (3, 6))
+        if 0 < self.names < self.most_nodes and self.generate and self.symbols:
+            raise UserError(f"--names={self.names}: a problem may have {self.most_nodes} nodes")
         self.out_dir = self.out_dir or ("data/prosqa_symbols" if self.symbols else "data/prosqa")
 
     @property

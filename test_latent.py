@@ -475,7 +475,9 @@ def test_the_frontier_is_what_is_as_far_away():
     mixed = dataclasses.replace(cfg, target=("rest", "frontier"))
     assert data.split(problem, 0, mixed, tok)[1] == sum(problem.steps, []) + problem.answer
     assert data.is_right(" 5", problem, 1, mixed, tok) and not data.is_right(" 5", problem, 0, mixed, tok)
-    with pytest.raises(UserError, match="not 2 edges from the root"):  # such as in a question that is worded otherwise
+    with pytest.raises(
+        UserError, match="not at distance 2 from the root"
+    ):  # such as in a question that is worded otherwise
         data.split(problem._replace(question=problem.question + problem.steps[0]), 1, cfg, tok)
 
 

@@ -150,6 +150,10 @@ def evaluate_only(cfg):
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, cfg, tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")
+    data.check_exists(file)
+    unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
+    if unknown:
+        print(f"WARNING: {len(unknown)} words of {file} are not known to the model, such as {min(unknown)!r}")
     problems = data.load(file, cfg, tok, pieces)
     stage = saved["stage"] if saved else data.stages(cfg, int(problems.n_steps.max()))[0][-1]
     print(f"{path}: {cfg.method}, stage {stage}; {file}")

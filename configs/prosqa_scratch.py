@@ -3,10 +3,10 @@ ProsQA from scratch, in symbols: a node is a token, an edge two. The full task a
 look up an edge, so this is the top of a ladder, whose first rungs are in README.md.
 
     python prepare_prosqa.py --generate=20000 --symbols
-    python train.py configs/prosqa_scratch.py --init_from=out/look40/best.pt
+    python train.py configs/prosqa_scratch.py --init_from=out/dag11/best.pt
 
 On a GPU, with the sizes of "Reasoning by Superposition" (2505.12514): --n_embd=768 --n_head=8 --lr=1e-4
---batch_size=256 on all rungs, and --steps=10000,1500 on this one. Nobody has run that yet.
+--batch_size=256 on all rungs, and several times as many steps. Nobody has run that yet.
 """
 
 data_dir = "data/prosqa_symbols"
@@ -30,7 +30,7 @@ c_thought = 1
 peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
 
-steps = (700, 2000, 1500, 1200, 1000, 800, 800)
+steps = (200, 1000, 800, 600, 600, 500, 600)  # half an hour of a core
 eval_every = 100
 
 fixed_positions = True  # where an edge stands says nothing; learned positions must be learned one by one (LOG.md)
