@@ -996,6 +996,8 @@ def splits(folder, *problems):
         (["--lr={[]:1}"], ["lr", "float"]),
         (["--answer_format=###"], ["answer_format", "{}"]),
         (["--answer_format={}"], ["answer_format", "mark"]),
+        (["--names=[a-"], ["names", "regular expression"]),
+        (["--data_dir=good", "--names=[a-j]", "--steps=1"], ["names", "does not match"]),
         (["--resume", "--overwrite"], ["expected one of them"]),
         (["--resume", "--data_dir=good"], ["out/hops/ckpt.pt", "no such checkpoint"]),
     ],
