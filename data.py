@@ -289,10 +289,8 @@ def next_steps(problem, done, stage, cfg, tok):
         return [step]
     nodes = [[node] for node in frontier(problem.question, done + 1, cfg, tok)]
     if step not in nodes:
-        written = tok.decode(problem.question + step)
-        raise UserError(
-            f"target = 'frontier': {written[-60:]!r}: this step is not at distance {done + 1} from the root"
-        )
+        text = tok.decode(problem.question + step)[-60:]
+        raise UserError(f"target = 'frontier': {text!r}: this step is not at distance {done + 1} from the root")
     return [step] + [node for node in nodes if node != step]
 
 

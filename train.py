@@ -150,7 +150,6 @@ def evaluate_only(cfg):
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, cfg, tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")
-    data.check_exists(file)
     unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
     if unknown:
         print(f"WARNING: {len(unknown)} words of {file} are not known to the model, such as {min(unknown)!r}")
