@@ -59,10 +59,7 @@ class TrainConfig:
     target: tuple[str, ...] = option(
         ("rest",), "what each stage has to write: all remaining steps, or only the next, or any node as far", TARGETS
     )
-    names: str = option(
-        "",
-        "nodes of a graph (edges first, root last), a regex for tokens: renamed, edges shuffled each epoch",
-    )
+    names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"

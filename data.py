@@ -283,7 +283,7 @@ def make_prompt(question, n, cfg, tok):
 
 
 def next_steps(problem, done, stage, cfg, tok):
-    """What may be written after `done` steps: the next step, then (target "frontier") other nodes as far away."""
+    """What may be written next: the next step; target "frontier": all nodes as far (UserError if that step is not)."""
     step = problem.steps[done]
     if of_stage(cfg.target, stage) != "frontier":
         return [step]

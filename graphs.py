@@ -37,7 +37,7 @@ def is_name(names, tok):
 
 
 def read_graph(question, cfg, tok):
-    """(edges (E, 2), the rest) of a question in tokens: names come in pairs first, then what is asked."""
+    """(edges (E, 2), the rest) of a question in tokens; UserError if it does not begin with names, in pairs."""
     question = np.array(question)
     named = is_name(cfg.names, tok)[question]
     if not named[:2].all():
