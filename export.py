@@ -13,8 +13,8 @@ import sys
 
 import tiktoken
 
+from checkpoint import load_checkpoint
 from config import UserError, cli
-from run import load_checkpoint
 from tokenizer import EOS, SPECIALS
 from weights import is_projection, write_safetensors
 

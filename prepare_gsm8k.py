@@ -15,8 +15,9 @@ import re
 from dataclasses import dataclass
 
 import data
-from config import TrainConfig, UserError, cli, option, parse
+from config import UserError, cli, option, parse
 from download import download
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 
 AUG = "da03/Internalize_CoT_Step_by_Step/e06a32ee5e4cd117171daeb4755d2a97ece62761/data/gsm8k"

@@ -20,10 +20,13 @@ import export
 import prepare_gsm8k
 import sample
 import weights
-from config import TrainConfig, UserError, parse
+from checkpoint import load_checkpoint, pretrained_model
+from config import UserError, parse
+from curriculum import make_prompt
 from evaluate import solve
 from model import GPT, GPTConfig
-from run import Run, load_checkpoint, pretrained_model
+from run import Run
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 from weights import SIZES, is_projection, read_safetensors, write_safetensors
 
@@ -381,8 +384,8 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
     assert torch.equal(
         GPT.from_pretrained("exported").state_dict()["h.1.attn.c_proj.weight"], model.h[1].attn.c_proj.weight
     )
-    prompts = [data.make_prompt(p.question, 4, cfg, tok) for p in data.encode(problems, cfg, tok)]
-    ours = [text for text, *_ in solve(model, prompts, tok, 8, batch_size=7)]
+    prompts = [make_prompt(p.question, 4, cfg, tok) for p in data.encode(problems, cfg, tok)]
+    ours = [text for text, *_ in solve(model, prompts, cfg, tok, 8)]
     embed = theirs.transformer.wte
     with torch.no_grad():
         for p, text in zip(problems, ours):

@@ -262,7 +262,10 @@ def test_disk_full(server, path):
         from download import download
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         cli(lambda argv: download(*argv))"""
-    command, here = [sys.executable, "-c", code, server.url, path], os.path.dirname(os.path.abspath(__file__))
+    command, here = (
+        [sys.executable, "-c", code, server.url, path],
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    )
     run = subprocess.run(command, cwd=here, capture_output=True, text=True)
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert run.stderr.splitlines()[-1].startswith(f"error: cannot download {server.url} to {path}: [Errno")
