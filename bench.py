@@ -35,7 +35,7 @@ from curriculum import Row
 from evaluate import length_batches, precision
 from losses import Objective
 from model import GPT, GPTConfig
-from run import new_optimizer
+from run import compile_blocks, new_optimizer
 from settings import TrainConfig
 from tokenizer import SPECIALS, make_tokenizer
 from train import train_step
@@ -110,7 +110,10 @@ def without_thoughts(row):
 def new_model(args, device, faster=True):
     n_layer, n_head, n_embd = PRESETS[args.preset][0]
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, compile=args.compile)).to(device)
+    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB)).to(device)
+    if args.compile:
+        compile_blocks(model)
+        return model
     return fast.speed_up(model) if faster and device == "cpu" else model
 
 

@@ -5,7 +5,7 @@ What is fed back: from the hidden states after one position to the input of the 
     states  the hidden states at the last position, a list of (B, 1, C): the input embedding, after each block, and in
             the last place after the final LayerNorm: n_layer + 1 of them
     model   for what needs its head or its embeddings
-and returns the next input, (B, 1, C). How often that is done is the business of Coconut.think in model.py.
+and returns the next input, (B, 1, C). How often that is done is the business of Coconut.think in coconut.py.
 """
 
 

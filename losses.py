@@ -13,12 +13,12 @@ from typing import NamedTuple
 from torch import nn
 from torch.nn import functional as F
 
-from model import counts
+from coconut import counts
 
 
 class Loss(NamedTuple):
     count: Callable  # (batch) -> by how much a sum is divided; it must not depend on the model
-    total: Callable  # (model, thinking, batch) -> the sum, a tensor; thinking: see model.Thinking
+    total: Callable  # (model, thinking, batch) -> the sum, a tensor; thinking: see coconut.Thinking
 
 
 def ce(model, thinking, batch):

@@ -29,6 +29,17 @@ def new_optimizer(objective, cfg):
     return torch.optim.AdamW(objective.parameters(), fused=True, **settings)  # fused: one pass over the weights
 
 
+def compile_blocks(model):
+    """torch.compile for training: once for all blocks, and some variants for prefix, thoughts and suffix."""
+    torch._dynamo.config.recompile_limit = 64
+    compiled = torch.compile(type(model.h[0]).forward, dynamic=True)
+    for block in model.h:
+        plain = block.forward
+        block.forward = lambda *args, block=block, plain=plain: (
+            compiled(block, *args) if torch.is_grad_enabled() else plain(*args)
+        )
+
+
 def lock(path):
     """An open file that no other process can lock until this one ends, however it ends; UserError if one has."""
     file = open(path, "w")
@@ -68,7 +79,9 @@ class Run:
         self.thread = ThreadPoolExecutor(1)
         self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
-        if self.device == "cpu" and not cfg.shard:
+        if cfg.compile:
+            compile_blocks(self.model)
+        elif self.device == "cpu" and not cfg.shard:
             fast.speed_up(self.model)  # without this line it takes longer, that is all
         self.objective = Objective(self.model, cfg.losses).to(self.device)
         self.forward = parallel.wrap(self.objective, cfg.shard)
@@ -100,7 +113,7 @@ class Run:
             self.model = new_model(cfg, self.tok)
         else:
             self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
-        for name in ("gradient_checkpointing", "backprop_thoughts", "compile"):
+        for name in ("gradient_checkpointing", "backprop_thoughts"):
             setattr(self.model.config, name, getattr(cfg, name))
         self.cfg = cfg
         self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}

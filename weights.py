@@ -215,3 +215,16 @@ def read_weights(source):
     if type(n_head) is not int or n_head < 1 or n_embd % n_head:
         raise UserError(f"{source}: n_head is {n_head}; a config.json beside the weights should say how many there are")
     return tensors, dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=vocab_size)
+
+
+def fill(model, tensors, source):
+    """The model with these tensors as its weights; UserError if they are not exactly those that it wants."""
+    tensors = {k: (t.T if is_projection(k) else t).contiguous().float() for k, t in tensors.items()}
+    ours = model.state_dict()
+    wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
+    wrong += [f"{k} is {[*t.shape]}" for k, t in tensors.items() if k in ours and t.shape != ours[k].shape]
+    if wrong:
+        more = ", ..." if len(wrong) > 5 else ""
+        raise UserError(f"{source}: not the weights of a GPT-2: {', '.join(wrong[:5])}{more}")
+    model.load_state_dict(tensors, assign=True)
+    return model

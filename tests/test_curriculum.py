@@ -232,3 +232,28 @@ def test_read_answer():
         ("###", ""),
     ):
         assert evaluate.read_answer(text, cfg) == answer
+
+
+def test_icot_removes_eight_tokens_an_epoch_up_to_39():
+    """Catches stages that iCoT does not have, drawn by stage mixing, and a config that removes everything too soon."""
+    cfg = parse(TrainConfig, [os.path.join(HERE, "configs", "gsm8k_icot.py")], "", takes_file=True)
+    numbers, n = curriculum.stages(cfg, longest=8)
+    assert numbers == [0, 1, 2, 3, 4, 5] and n == 6 and sum(cfg.epochs) == 50
+    tok = make_tokenizer("words")
+    problem = curriculum.Problem([1], [[7] * 10] * 8, [9])
+    left = [curriculum.split(problem, stage, cfg, tok)[1].count(7) for stage in numbers]
+    assert left == [80, 72, 64, 56, 48, 0]
+    mixed = dataclasses.replace(cfg, uniform_prob=(1.0,), batch_size=32, sort_window=1)
+    drawn = {stage for _, stage in batches.epoch_order(some_problems([[3] * 10] * 500), 5, 0, mixed)}
+    assert drawn == {0, 1, 2, 3, 4, 5}
+
+
+def test_random_streams_are_different_ones():
+    """Catches rows that are renamed by the very numbers that have ordered the epoch, where step equals epoch."""
+    cfg = TrainConfig()
+    streams = [
+        batches.random_stream(purpose, cfg, 1, number).random()
+        for purpose in (batches.ORDER, batches.ROWS)
+        for number in range(9)
+    ]
+    assert len(set(streams)) == 18

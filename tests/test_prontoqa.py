@@ -13,7 +13,6 @@ import pytest
 from helpers import fails
 
 import curriculum
-import data
 import prepare_prontoqa
 from config import parse
 from data import load_json

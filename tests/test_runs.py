@@ -6,6 +6,7 @@ import gc
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,13 +21,14 @@ import curriculum
 import data
 import evaluate
 import prepare_hops
+import sample
 import train
 from checkpoint import load_checkpoint, new_model
 from config import UserError, parse
 from model import GPT, GPTConfig
-from run import Run
+from run import Run, compile_blocks
 from settings import TrainConfig
-from test_latent import VOCAB, assert_close, naive_generate
+from test_latent import VOCAB, assert_close, batch, gradients, naive_generate, naive_loss, some_rows
 from tokenizer import EOS, EOT
 
 
@@ -319,3 +321,34 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     assert changed.returncode == 2 and "n_layer was 1, now 2" in changed.stderr
     fresh = command(tmp_path, "train.py", *argv[3:], "--overwrite", "--steps=5")
     assert fresh.returncode == 0 and "test accuracy" in fresh.stdout
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["--backprop_thoughts=1", "--gradient_checkpointing", "--dtype=bfloat16", "--feedback=soft", "--feedback=layer:-2"],
+)
+def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
+    """Catches settings that work in a training step, and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=4,3", "--eval_every=2", "--max_latent_stage=3", setting]
+    whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(3, 11))
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
+    train.main(["--eval_only=out/parts/best.pt"])
+    sample.main(["--out_dir=out/parts", "--count=1"])
+    assert "thought 3" in capsys.readouterr().out
+
+
+def test_compiled_blocks_give_the_same_gradients():
+    """Catches weights whose gradient a compiler has lost."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    torch.manual_seed(0)
+    model, rows = GPT(GPTConfig(1, 3, 24, 40, VOCAB)), some_rows(size=4)
+    expected, theirs = (loss := naive_loss(model, rows)), gradients(model, loss)
+    compile_blocks(model)
+    loss = model(*batch(rows))[1]
+    assert_close(loss, expected, 1e-5)
+    for name, gradient in gradients(model, loss).items():
+        assert_close(gradient, theirs[name], 1e-4)

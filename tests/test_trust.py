@@ -72,7 +72,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(data_dir):
             p.send_signal(signal.SIGKILL)
             p.communicate()
         n_resumed += bool(resume == ["--resume"])
-    total = torch.load("parts/ckpt.pt")["at"]["total"]
+    total = torch.load("parts/ckpt.pt")["progress"]["total"]
     assert finish([*flags, "--out_dir=parts", "--resume"]) == (0, "")
     for name in ("ckpt.pt", "best.pt"):
         whole, parts = torch.load(f"whole/{name}")["model"], torch.load(f"parts/{name}")["model"]
@@ -91,7 +91,7 @@ def test_disk_full_while_saving(data_dir):
     shutil.copytree("out", "full")
     os.remove("full/best.pt")
     at = torch.load("full/ckpt.pt")
-    at["at"] |= {"index": 1, "step": 0, "total": 5, "results": at["at"]["results"][:1]}
+    at["progress"] |= {"index": 1, "step": 0, "total": 5, "results": at["progress"]["results"][:1]}
     torch.save(at, "full/ckpt.pt")
     before = open("full/ckpt.pt", "rb").read()
     code, err = finish(
@@ -116,7 +116,7 @@ def test_folder_deleted_underneath(data_dir):
         os.rename("out", "gone")  # all at once, whatever is being written
         _, err = p.communicate(timeout=60)
     assert (p.returncode, err) == (0, "")
-    assert load_checkpoint("out/ckpt.pt")[3]["at"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
+    assert load_checkpoint("out/ckpt.pt")[3]["progress"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
 
 
 # ---------------------------------------------------------------- nonsense
