@@ -302,7 +302,7 @@ def main(argv):
     args = parse(AnalyzeConfig, argv, __doc__)
     args.ckpt = os.path.join(args.ckpt, "best.pt") if os.path.isdir(args.ckpt) else args.ckpt
     model, cfg, tok, saved = load_checkpoint(args.ckpt)
-    path = args.data or os.path.join(cfg.data_dir, "test.json")
+    path = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(path)[: args.count]
     graphs = read_graphs(raw, path)
     if cfg.remove_from != "front":

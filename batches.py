@@ -11,24 +11,24 @@ import numpy as np
 import torch
 
 from curriculum import METHODS, for_stage, make_row, mixed_stages
-from graphs import augment
+from graphs import augment, more_questions, read_graph
 
 ORDER, ROWS = range(2)  # what random numbers are for
 
 
-def random_stream(purpose, cfg, stage, number):
-    """Random numbers for the order of an epoch of that number, or the rows of a step: never the same ones twice."""
-    return np.random.default_rng((cfg.seed, stage, number, purpose))
+def random_stream(purpose, cfg, index, number):
+    """Random numbers in the index-th stage, for an epoch's order, or the rows of a step: never the same ones twice."""
+    return np.random.default_rng((cfg.seed, index, number, purpose))
 
 
-def epoch_order(problems, stage, epoch, cfg):
-    """The order of an epoch, as a list of (number of the problem, its stage): a function of (seed, stage, epoch) alone.
+def epoch_order(problems, stage, rng, cfg):
+    """The order of an epoch, as a list of (number of the problem, its stage).
 
     Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps instead.
     With sort_window, neighbours are of similar length: shuffled rows are cut into windows of so many batches, each is
     sorted, and then the order of the batches is shuffled.
     """
-    rng, n_steps = random_stream(ORDER, cfg, stage, epoch), problems.n_steps
+    n_steps = problems.n_steps
     size = len(n_steps)
     chance = for_stage(cfg.uniform_prob, stage) if METHODS[cfg.method].stages == "all" else 0
     order, mixed = rng.permutation(size), rng.random(size) < chance
@@ -55,10 +55,19 @@ def by_length(problems, order, stages, cfg):
     return order[np.lexsort((prefix, suffix, group))]
 
 
-def training_rows(problems, chosen, cfg, tok, rng):
+def training_rows(problems, chosen, cfg, tok, rng, given=False):
     """The Rows of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
-    drawn = ((problems[i], stage) for i, stage in chosen)
-    return [make_row(augment(p, cfg, tok, rng) if cfg.names else p, stage, cfg, tok, rng) for p, stage in drawn]
+    rows = []
+    for i, stage in chosen:
+        asked, shared = [problems[i]], []
+        if cfg.names:
+            asked = [augment(problems[i], cfg, tok, rng)]
+        if cfg.questions > 1:
+            shared = asked[0].question[: -len(read_graph(asked[0].question, cfg, tok)[2])]
+            asked += more_questions(asked[0], cfg.questions - 1, cfg, tok, rng)
+        for row in (make_row(problem, stage, cfg, tok, rng) for problem in asked):
+            rows.append(row._replace(shared=shared, prefix=row.prefix[len(shared) :], given=given))
+    return rows
 
 
 def micro_batches(rows, cfg):
@@ -89,6 +98,11 @@ class Batch(NamedTuple):
     n: torch.Tensor  # (B,) int64, on the CPU: the number of passes depends on it, and a GPU would have to be waited for
     suffix: torch.Tensor  # (B, S) int64
     labels: torch.Tensor  # (B, S) int64
+    shared: torch.Tensor | None  # (G, P') int64: what is read before the prefix, by several rows together
+    shared_len: torch.Tensor | None  # (G,) int64
+    sharing: torch.Tensor | None  # (B,) int64: which of them a row reads on from
+    targets: torch.Tensor | None  # (B, N+1, W) int64: what the states should predict, sets of tokens, filled up with -1
+    given: bool  # whether the thoughts are the mean of what they should be
     teacher: "Batch | None"
 
 
@@ -96,19 +110,31 @@ def collate(rows, device="cpu"):
     """Rows as a Batch on the device."""
     on_gpu = torch.device(device).type == "cuda"
 
-    def tensor(x):
+    def tensor(x, device=device):
         x = torch.tensor(x, dtype=torch.int64)  # or empty lists would become floats
-        return x.pin_memory() if on_gpu else x  # so that it can be copied while the GPU works
+        return (x.pin_memory() if on_gpu else x).to(device, non_blocking=on_gpu)  # while the GPU works
 
     def pad(lists, value):
         width = max(map(len, lists))
-        return tensor([x + [value] * (width - len(x)) for x in lists]).to(device, non_blocking=on_gpu)
+        return tensor([[*x, *[value] * (width - len(x))] for x in lists])
 
+    shared = {id(row.shared): row.shared for row in rows}
+    number = {key: i for i, key in enumerate(shared)}
+    shares, targets = any(shared.values()), None
+    if rows[0].targets:
+        most, widest = max(row.n for row in rows), max(len(found) for row in rows for found in row.targets)
+        filled = [[[*found, *[-1] * (widest - len(found))] for found in row.targets] for row in rows]
+        targets = tensor([sets + [[-1] * widest] * (most + 1 - len(sets)) for sets in filled])
     return Batch(
         prefix=pad([row.prefix for row in rows], 0),
-        prefix_len=tensor([len(row.prefix) for row in rows]).to(device, non_blocking=on_gpu),
-        n=tensor([row.n for row in rows]),
+        prefix_len=tensor([len(row.prefix) for row in rows]),
+        n=tensor([row.n for row in rows], device="cpu"),
         suffix=pad([row.suffix for row in rows], 0),
         labels=pad([row.labels for row in rows], -100),
+        shared=pad(list(shared.values()), 0) if shares else None,
+        shared_len=tensor([len(x) for x in shared.values()]) if shares else None,
+        sharing=tensor([number[id(row.shared)] for row in rows]) if shares else None,
+        targets=targets,
+        given=rows[0].given,
         teacher=collate([row.teacher for row in rows], device) if rows[0].teacher else None,
     )

@@ -137,7 +137,7 @@ def ratio(a, b):
 
 def sorted_batches(args, problems, cfg):
     """Problems in batches as train.py makes them."""
-    order = [i for i, _ in batches.epoch_order(problems, 3, 0, cfg)]
+    order = [i for i, _ in batches.epoch_order(problems, 3, np.random.default_rng(args.seed), cfg)]
     return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
 
 
@@ -321,7 +321,7 @@ def measure_memory(args):
 def padding_share(problems, stage, cfg):
     """The share of positions in an epoch's batches that are padding."""
     cells, used = 0, 0
-    order = batches.epoch_order(problems, stage, 0, cfg)
+    order = batches.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)
     for k in range(0, len(order), cfg.batch_size):
         rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
         lengths = np.array([(len(row.prefix), len(row.suffix)) for row in rows])

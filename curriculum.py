@@ -15,7 +15,8 @@ data.py's business, batches and tensors batches.py's.
 import math
 from typing import NamedTuple
 
-from tokenizer import BOT, EOT, PAUSE
+from graphs import walks
+from tokenizer import BOT, EOT, NONE, PAUSE
 
 
 class Method(NamedTuple):
@@ -62,8 +63,10 @@ class Row(NamedTuple):
     n: int  # thoughts
     suffix: list[int]
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
-    targets: list = []  # what the states after the prefix and each thought should predict: sets of tokens (losses.py)
+    shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
+    targets: list = []  # n + 1 sets of tokens, which the states after the prefix and each thought should predict
     steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
+    given: bool = False  # whether the thoughts are given: the mean of what they should be (teacher forcing)
     teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
 
 
@@ -103,8 +106,10 @@ def make_prompt(question, n, cfg, tok):
     """What the model is given to answer a question with n thoughts."""
     bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
     method = METHODS[cfg.method]
-    prefix = question + [bot] if method.markers and cfg.markers != "none" else question
-    after = [eot] if method.markers and cfg.markers == "both" else []  # we end the thinking: it is never predicted
+    prefix = question + [bot] if method.markers and cfg.markers in ("both", "bot") else question
+    after = (
+        [eot] if method.markers and cfg.markers in ("both", "eot") else []
+    )  # we end the thinking: it is never predicted
     return Prompt(prefix + [pause] * n, 0, after) if method.instead == "pause" else Prompt(prefix, n, after)
 
 
@@ -124,10 +129,24 @@ def split(problem, stage, cfg, tok, rng=None):
     return make_prompt(sum(read, problem.question), n, cfg, tok), sum(write, []) + problem.answer
 
 
+def make_targets(problem, n, cfg, tok):
+    """For the states after the prefix and each of n thoughts: the tokens that it should predict, none if it is free.
+
+    thought_targets = "steps": the first token of the step that the thoughts after it stand for. "walks": in a graph,
+    the nodes where a walk of 1, ..., n steps from the root can end; NONE if no walk is that long.
+    """
+    if cfg.thought_targets == "walks":
+        none = [tok.encode_single_token(NONE)]
+        return [nodes or none for nodes in walks(problem.question, n, cfg, tok)] + [[]]
+    steps = {k * cfg.c_thought: step[:1] for k, step in enumerate(problem.steps)}
+    return [steps.get(i, []) for i in range(n + 1)]
+
+
 def make_row(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as a Row."""
     (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
     removed = problem.steps[: count(len(problem.steps), stage, cfg)[0]]
+    targets = make_targets(problem, n, cfg, tok) if cfg.thought_targets else []
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     labels = [written[0] if cfg.peek else -100 for _ in eot] + written
-    return Row(prefix, n, eot + written, labels, steps=removed)
+    return Row(prefix, n, eot + written, labels, targets=targets, steps=removed)

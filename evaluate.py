@@ -9,8 +9,8 @@ import torch
 
 import batches
 import parallel
-from curriculum import METHODS, Row, count, split
-from tokenizer import EOS
+from curriculum import METHODS, Row, count, make_row, split
+from tokenizer import EOS, NONE
 
 
 def precision(cfg, device):
@@ -93,13 +93,38 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     model.train()
     answers = [(read_answer(text, cfg), right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
+    model.eval()
+    with torch.no_grad():
+        hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else []
+    model.train()
     return {
+        **{f"thought_{k + 1}": hit for k, hit in enumerate(hits)},
         "accuracy": sum(answer == right for answer, right in answers) / len(problems),
         "number_accuracy": sum(same_number(*pair) for pair in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
     }
+
+
+def thought_hits(model, problems, stage, cfg, tok):
+    """For the states after the question and each thought: how often, of all problems, their likeliest token is right.
+
+    Only where they have a target, and a walk of that length is possible.
+    """
+    device, none, hits = next(model.parameters()).device, tok.encode_single_token(NONE), []
+    share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
+    for start in range(0, len(share), cfg.eval_batch_size):
+        batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
+        with precision(cfg, device):
+            states = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states
+            top = model.head(states).argmax(-1, keepdim=True)  # (B, N+1, 1)
+        asked = (batch.targets[..., 0] >= 0) & (batch.targets[..., 0] != none)
+        hits += zip((batch.targets == top).any(-1).tolist(), asked.tolist())
+    hits = parallel.gather(hits)
+    n_states = max(len(asked) for _, asked in hits)
+    found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]
+    return [sum(hit) / len(hit) for hit in found if hit]
 
 
 # ---------------------------------------------------------------- what one sees
@@ -131,7 +156,10 @@ def show_progress(run, stage, loss, lr, ms):
     step, n_steps = progress["step"], run.lengths[progress["index"]]
     left = (n_steps - step + sum(run.lengths[progress["index"] + 1 :])) * progress["seconds"] / step
     if progress["valid"]:
-        valid = f"accuracy {progress['valid']['accuracy']:6.1%}  |thought| {progress['valid']['thought_norm']:4.1f}"
+        hits = [f"{100 * value:.0f}" for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
+        norm = f"|thought| {progress['valid']['thought_norm']:4.1f}"
+        valid = f"accuracy {progress['valid']['accuracy']:6.1%}  "
+        valid += f"thoughts {' '.join(hits)} %" if hits else norm
     print(
         f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  loss {loss:.4f}  "
         f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{duration(left)}",

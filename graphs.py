@@ -34,6 +34,15 @@ def search(neighbours, starts):
     return distance, paths
 
 
+def walk(neighbours, start, n):
+    """[the nodes where a walk of 1 step can end, ..., of n steps], each sorted."""
+    found, nodes = [], [start]
+    for _ in range(n):
+        nodes = sorted({b for a in nodes for b in neighbours.get(a, ())})
+        found.append(nodes)
+    return found
+
+
 # ---------------------------------------------------------------- as texts
 
 CATEGORIES = "correct path", "longer path", "hallucination", "wrong target", "correct label", "incorrect label"
@@ -56,10 +65,7 @@ class Graph(NamedTuple):
 
     def frontier(self, n):
         """The nodes where a walk of n steps from the root can end."""
-        nodes = {self.root}
-        for _ in range(n):
-            nodes = {b for a in nodes for b in self.successors[a]}
-        return nodes
+        return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
 
 
 def graph_of(problem):
@@ -139,8 +145,8 @@ def grade(graph, steps, answer, thoughts):
 
 # ---------------------------------------------------------------- as tokens
 #
-# For tasks such as ProsQA in symbols, with edges first and the root last: 3 7 7 2 12 3 ... to 5 or 8 from 0
-# The setting `names` says which tokens are nodes.
+# For tasks such as ProsQA in symbols, with edges first and the root last: 3 7 | 7 2 | 12 3 | ... to 5 or 8 from 0
+# The setting `names` says which tokens are nodes. The separator is whatever follows each edge; there may be none.
 
 
 @lru_cache
@@ -151,7 +157,10 @@ def is_name(names, tok):
 
 
 def read_graph(question, cfg, tok):
-    """(edges (E, 2), the rest) of a question in tokens; UserError if it does not begin with names, in pairs."""
+    """(edges (E, 2), separator [token] or [], the rest (R,)) of a question in tokens.
+
+    UserError if it does not begin with names, in pairs.
+    """
     question = np.array(question)
     named = is_name(cfg.names, tok)[question]
     if not named[:2].all():
@@ -159,8 +168,22 @@ def read_graph(question, cfg, tok):
         raise UserError(
             f"names = {cfg.names!r} does not match the first tokens of {text[:40]!r} (spaces belong to them)"
         )
-    n_edges = int(np.argmin(named)) // 2
-    return question[: 2 * n_edges].reshape(-1, 2), question[2 * n_edges :]
+    width = 3 if not named[2] and named[3:5].all() else 2
+    of_edges = [named[i::width][: len(named[width - 1 :: width])] for i in (0, 1)]
+    n_edges = int(np.argmin([*(of_edges[0] & of_edges[1]), False]))
+    edges = question[: width * n_edges].reshape(-1, width)
+    return edges[:, :2], edges[:1, 2:].ravel().tolist(), question[width * n_edges :]
+
+
+def root_of(asked, cfg, tok):
+    """The root is the last name in what follows the edges."""
+    return int(asked[is_name(cfg.names, tok)[asked]][-1])
+
+
+def walks(question, n, cfg, tok):
+    """[the nodes (tokens) where a walk of 1 step from the root can end, ..., of n steps]."""
+    edges, _, asked = read_graph(question, cfg, tok)
+    return walk(children(edges.tolist()), root_of(asked, cfg, tok), n)
 
 
 def augment(problem, cfg, tok, rng):
@@ -168,7 +191,44 @@ def augment(problem, cfg, tok, rng):
     names = np.flatnonzero(is_name(cfg.names, tok))
     renamed = np.arange(tok.n_vocab)
     renamed[names] = rng.permutation(names)
-    edges, asked = read_graph(problem.question, cfg, tok)
-    question = renamed[np.concatenate((rng.permutation(edges).ravel(), asked))].tolist()
+    edges, separator, asked = read_graph(problem.question, cfg, tok)
+    edges = rng.permutation(renamed[edges])
+    question = write_edges(edges, separator) + renamed[asked].tolist()
     steps = [renamed[s].tolist() for s in problem.steps]
     return problem._replace(question=question, steps=steps, answer=renamed[problem.answer].tolist())
+
+
+def write_edges(edges, separator):
+    """The beginning of a question, in tokens."""
+    return np.concatenate((edges, np.tile(separator, (len(edges), 1)).astype(int)), 1).ravel().tolist()
+
+
+def more_questions(problem, n, cfg, tok, rng):
+    """n other questions about the same graph, from any node that has children to one below it, or to one that is not.
+
+    UserError if the question does not name two candidates and a root.
+    """
+    edges, _, asked = read_graph(problem.question, cfg, tok)
+    places = np.flatnonzero(is_name(cfg.names, tok)[asked])
+    target = [i for i, token in enumerate(problem.answer) if token in asked[places[:2]]]
+    if len(places) != 3 or len(target) != 1:
+        raise UserError(f"questions > 1: expected two candidates, and a root, in {tok.decode(asked.tolist())!r:.60}")
+    neighbours, nodes, made = children(edges.tolist()), np.unique(edges).tolist(), []
+    for _ in range(n):
+        root = int(rng.choice(list(neighbours)))
+        distance, _ = search(neighbours, [root])
+        levels = [level for level in walk(neighbours, root, len(nodes)) if level]
+        below, beside = [v for v in distance if v != root], [v for v in nodes if v not in distance]
+        end = int(rng.choice(levels[-1] if rng.random() < 0.8 else below))  # far away: near ones need no search
+        other = int(rng.choice(beside or [v for v in nodes if v not in (root, end)]))
+        asked = asked.copy()
+        asked[places] = [*rng.permutation([end, other]), root]
+        path = [end]
+        while path[0] != root:
+            path.insert(
+                0, next(a for a in distance if distance[a] == distance[path[0]] - 1 and path[0] in neighbours[a])
+            )
+        answer = [*problem.answer[: target[0]], end, *problem.answer[target[0] + 1 :]]
+        question = problem.question[: len(problem.question) - len(asked)] + asked.tolist()
+        made.append(problem._replace(question=question, steps=[[v] for v in path[1:]], answer=answer))
+    return made

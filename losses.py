@@ -10,6 +10,7 @@ saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
 from collections.abc import Callable
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.nn import functional as F
 
@@ -28,8 +29,26 @@ def ce(model, thinking, batch):
     return F.cross_entropy(logits, batch.labels[scored], reduction="sum")
 
 
+def members(targets, n_tokens):
+    """Sets of tokens (B, N+1, W), filled up with -1, as 0 or 1 for each token (B, N+1, V)."""
+    found = torch.zeros(*targets.shape[:2], n_tokens + 1, device=targets.device)
+    return found.scatter_(2, targets.where(targets >= 0, n_tokens), 1.0)[..., :n_tokens]
+
+
+def thoughts(model, thinking, batch):
+    """Cross-entropy, in nats, between what a state predicts and the uniform distribution over what it should.
+
+    CoT2's continuous supervision (Gozeten et al. 2025, 2505.23648). Of a single token it is the usual loss.
+    """
+    states = thinking.states[batch.targets[..., 0] >= 0]  # (M, C) those that have a target
+    log_p = model.head(states).float().log_softmax(-1)
+    target = members(batch.targets, log_p.size(-1))[batch.targets[..., 0] >= 0]
+    return -(target / target.sum(-1, keepdim=True) * log_p).sum()
+
+
 LOSSES = {
     "ce": Loss(lambda batch: (batch.labels != -100).sum(), ce),
+    "thoughts": Loss(lambda batch: (batch.targets[..., 0] >= 0).sum(), thoughts),
 }
 
 
@@ -57,7 +76,16 @@ class Objective(nn.Module):
 
     def forward(self, batch):
         """{name: (sum, count)} of a batch."""
-        thinking = self.model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels))
+        model, given, past = self.model, None, None
+        if batch.shared is not None:
+            real = torch.arange(batch.shared.size(1), device=batch.shared.device) < batch.shared_len[:, None]
+            past = model.read(model.embed(batch.shared), real)[1].select(batch.sharing)
+        if batch.given:
+            sets = members(batch.targets, model.config.vocab_size)[:, :-1]
+            given = model.mix(sets / sets.sum(-1, keepdim=True).clamp(min=1))
+        thinking = model.think(
+            batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels), given=given, past=past
+        )
         return {name: (LOSSES[name].total(self.model, thinking, batch), n) for name, n in self.counts(batch).items()}
 
     def own_state(self):

@@ -68,6 +68,7 @@ class Run:
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
             raise UserError(f"{self.last} is there from an earlier run: {ways}")
+        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         torch.manual_seed(cfg.seed)
         self.saved = load_checkpoint(self.last) if cfg.resume else None
         self.load_data()
@@ -77,7 +78,6 @@ class Run:
             self.lock = lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed + parallel.RANK)  # for dropout: each process has other examples
         self.thread = ThreadPoolExecutor(1)
-        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
         if cfg.compile:
             compile_blocks(self.model)
@@ -100,10 +100,14 @@ class Run:
 
     def load_data(self):
         """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
-        cfg, paths = self.cfg, {name: f"{self.cfg.data_dir}/{name}.json" for name in ("train", "valid", "test")}
-        for path in paths.values():
+        cfg, splits = self.cfg, ("train", "valid", "test")
+        files = [{split: f"{folder}/{split}.json" for split in splits} for folder in cfg.data_dir]
+        for path in (path for paths in files for path in paths.values()):
             data.check_exists(path)
-        self.pieces = [] if cfg.tokenizer == "gpt2" else data.find_pieces(data.load_json(paths["train"]), cfg)
+        pieces = set()
+        for paths in files if cfg.tokenizer != "gpt2" else ():
+            pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
+        self.pieces = sorted(pieces)
         self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
         if cfg.resume:
             self.model = self.saved[0]
@@ -116,17 +120,35 @@ class Run:
         for name in ("gradient_checkpointing", "backprop_thoughts"):
             setattr(self.model.config, name, getattr(cfg, name))
         self.cfg = cfg
-        self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
+        self.all_problems = [
+            {split: data.load(path, cfg, self.tok, self.pieces) for split, path in paths.items()} for paths in files
+        ]
+
+    @property
+    def problems(self):
+        """{"train": Problems, ...} of the stage that the run is in; in the end those of the last one."""
+        return curriculum.for_stage(self.all_problems, self.progress["index"])
+
+    @property
+    def epoch_steps(self):
+        return math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
 
     def make_plan(self):
-        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one."""
-        self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
-        self.longest = int(self.problems["train"].n_steps.max())
-        self.plan, n_stages = curriculum.stages(self.cfg, self.longest)
-        if len(self.plan) > 1 and self.longest < self.cfg.max_latent_stage:
+        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one.
+
+        With several data folders it stays in its one stage for each of them.
+        """
+        cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
+        self.longest = max(int(problems.n_steps.max()) for problems in trained)
+        self.plan, n_stages = curriculum.stages(cfg, self.longest)
+        if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
             print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
-        lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
-        lengths = [curriculum.for_stage(lengths, index) for index in range(n_stages)]
+        if len(self.plan) == 1 and len(trained) > 1:
+            self.plan, n_stages = self.plan * len(trained), len(trained)
+        sizes = [len(curriculum.for_stage(trained, index)) for index in range(n_stages)]
+        epochs = [curriculum.for_stage(cfg.epochs, index) for index in range(n_stages)]
+        lengths = [math.ceil(size / cfg.batch_size) * n for size, n in zip(sizes, epochs)]
+        lengths = [curriculum.for_stage(cfg.steps, index) for index in range(n_stages)] if cfg.steps else lengths
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
 
     def go_on(self, saved_cfg, saved):
@@ -134,7 +156,7 @@ class Run:
         old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
         differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in self.FREE and old[k] != new[k]]
         if saved["data"] != self.data_keys() and not differing:
-            differing = [f"the files in {self.cfg.data_dir} are others"]
+            differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
         if differing:
             raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
         self.progress = saved["progress"]
@@ -146,7 +168,7 @@ class Run:
             torch.cuda.set_rng_state(cuda_rng, self.device)
 
     def data_keys(self):
-        return [problems.key for problems in self.problems.values()]
+        return [problems.key for splits in self.all_problems for problems in splits.values()]
 
     def open_log(self):
         os.makedirs(self.cfg.out_dir, exist_ok=True)

@@ -75,7 +75,7 @@ def load(args):
 def ask(args, cfg, known):
     """Yields lists of problems to answer together: a file's, or a single one as it is asked."""
     if args.question is None and not args.interactive:
-        yield data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
+        yield data.load_json(args.file or os.path.join(cfg.data_dir[-1], "test.json"))[: args.count]
     print("type questions; an empty line ends\n" * args.interactive, end="")
     typed = takewhile(str.strip, sys.stdin) if args.interactive else []
     for question in chain([args.question] * (args.question is not None), map(str.strip, typed)):

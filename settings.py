@@ -16,7 +16,7 @@ class TrainConfig:
     """Where a setting may have several values, each belongs to one stage, and the last one to all further stages."""
 
     # data
-    data_dir: str = option("data/hops", "folder with train.json, valid.json and test.json")
+    data_dir: tuple[str, ...] = option(("data/hops",), "folder of train.json, valid.json, test.json, for each stage")
     tokenizer: str = option("words", "gpt2, or one made from the training data", ("gpt2", "words", "chars"))
     question_format: str = option("{}\n", "how a question is written; these three are the official code's")
     step_format: str = option("{}\n", "how a step is written")
@@ -28,12 +28,19 @@ class TrainConfig:
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
     uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
-    markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
+    markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "eot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
     icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
     feedback: str = option("last", "what is fed back as the next thought (feedback.py)")
+    thought_targets: str = option(
+        "", "what thoughts should predict, for --losses=thoughts: a step, a graph's nodes", ("", "steps", "walks")
+    )
+    teacher_forcing: tuple[float, ...] = option(
+        (0.0,), "share of steps whose thoughts are not the model's, but what they should be", least=0, most=1
+    )
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
+    questions: int = option(1, "with names: questions about each graph, whose edges are read once for all", least=1)
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
@@ -70,7 +77,7 @@ class TrainConfig:
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
     eval_batch_size: int = option(250, "questions answered at once in an evaluation", least=1)
     eval_only: str = option("", "no training: evaluate this checkpoint, or weights from elsewhere")
-    eval_file: str = option("", "the data file for --eval_only; by default test.json in data_dir")
+    eval_file: str = option("", "the data file for --eval_only; by default test.json in the last data_dir")
     max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution", least=0)
     log_every: int = option(50, "steps between progress lines", least=1)
     save_every: int = option(0, "steps between checkpoints; 0: only after evaluations and by the clock", least=0)

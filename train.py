@@ -82,24 +82,27 @@ def train_stage(run, stop):
     if progress["step"] == 0:
         run.log("stage", stage)
         progress.update(seconds=0.0, best=-1.0, valid={})
-    title = f"stage {stage} of {run.plan[-1]}" if len(run.plan) > 1 else f"{cfg.method}, a single stage"
+    title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
+    title += f", {for_stage(cfg.data_dir, index)}" * (len(cfg.data_dir) > 1)
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
     print(f"\n{title}: {describe(cfg, stage, run.longest)}{begun}", flush=True)
+    epoch_steps = run.epoch_steps
     began, clock = time.time() - progress["seconds"], (time.time(), progress["step"])
 
     @lru_cache(1)
     def order(epoch):
-        return batches.epoch_order(problems, stage, epoch, cfg)
+        return batches.epoch_order(problems, stage, batches.random_stream(batches.ORDER, cfg, index, epoch), cfg)
 
     def batch(step):
-        epoch, position = divmod(step, run.epoch_steps)
+        epoch, position = divmod(step, epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        rng = batches.random_stream(batches.ROWS, cfg, stage, step)
-        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng)
+        rng = batches.random_stream(batches.ROWS, cfg, index, step)
+        given = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng, given)
 
     ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one
     while progress["index"] == index and not stop():
-        if progress["step"] == 0 or (progress["step"] % run.epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
+        if progress["step"] == 0 or (progress["step"] % epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
             run.optimizer = new_optimizer(run.objective, cfg)
         lr = learning_rate(cfg, index, progress["step"], n_steps)
         for group in run.optimizer.param_groups:
@@ -116,7 +119,7 @@ def train_stage(run, stop):
         progress["total"] += 1
 
         end = progress["step"] == n_steps
-        evaluated = end or progress["step"] % (cfg.eval_every or run.epoch_steps) == 0
+        evaluated = end or progress["step"] % (cfg.eval_every or epoch_steps) == 0
         if evaluated:
             run.validate(stage)
         mastered = evaluated and 0 < cfg.master_at <= progress["valid"]["accuracy"]
@@ -154,7 +157,7 @@ def evaluate_only(cfg):
     else:
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, cfg, tok)
-    file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")
+    file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
     if unknown:
         print(f"WARNING: {len(unknown)} words of {file} are not known to the model, such as {min(unknown)!r}")

@@ -91,7 +91,7 @@ def test_augmenting_keeps_the_graph():
     texts, rng = set(), np.random.default_rng(0)
     for _ in range(50):
         question, steps, answer = graphs.augment(problem, cfg, tok, rng)
-        edges, asked = graphs.read_graph(question, cfg, tok)
+        edges, _, asked = graphs.read_graph(question, cfg, tok)
         end, other, start = (tok.decode([t]) for t in asked[[1, 3, 5]])
         (two,), (four,), (six,) = steps
         one = int(asked[5])
@@ -156,13 +156,17 @@ def test_order_depends_on_seed_stage_and_epoch_alone():
     problems = some_problems([g.integers(1, 90, 5).tolist() for _ in range(2000)])
     for window in (1, 7):
         cfg = TrainConfig(uniform_prob=(0.4,), sort_window=window, batch_size=32)
-        order = batches.epoch_order(problems, 2, 5, cfg)
+
+        def order(index, epoch, cfg=cfg):
+            return batches.epoch_order(problems, 2, batches.random_stream(batches.ORDER, cfg, index, epoch), cfg)
+
+        first = order(2, 5)
         torch.manual_seed(5)
-        assert order == batches.epoch_order(problems, 2, 5, cfg)
-        assert sorted(i for i, _ in order) == list(range(2000))
-        others = [(3, 5, cfg), (2, 6, cfg), (2, 5, dataclasses.replace(cfg, seed=2))]
-        assert all([i for i, _ in order] != [i for i, _ in batches.epoch_order(problems, *other)] for other in others)
-        share = [sum(stage == s for _, stage in order) / 2000 for s in range(4)]
+        assert first == order(2, 5)
+        assert sorted(i for i, _ in first) == list(range(2000))
+        others = order(3, 5), order(2, 6), order(2, 5, dataclasses.replace(cfg, seed=2))
+        assert all([i for i, _ in first] != [i for i, _ in other] for other in others)
+        share = [sum(stage == s for _, stage in first) / 2000 for s in range(4)]
         assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
 
 
@@ -190,7 +194,8 @@ def test_sorting_by_length_leaves_little_padding(stage):
     problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
 
     def rows(cfg):
-        return [curriculum.make_row(problems[i], k, cfg, tok) for i, k in batches.epoch_order(problems, stage, 0, cfg)]
+        order = batches.epoch_order(problems, stage, np.random.default_rng(1), cfg)
+        return [curriculum.make_row(problems[i], k, cfg, tok) for i, k in order]
 
     assert padding(rows(cfg), 32) <= 0.15 < 0.45 < padding(rows(dataclasses.replace(cfg, sort_window=1)), 32)
 
@@ -218,7 +223,7 @@ def test_single_stage_methods_train_as_long_as_the_curriculum():
         run.cfg = parse(
             TrainConfig, [os.path.join(here, "configs", f"{name}.py"), "--batch_size=1"], "", takes_file=True
         )
-        run.problems = {"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}  # one problem of six steps
+        run.all_problems = [{"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}]  # one problem of six steps
         run.make_plan()
         assert run.lengths == lengths
 
@@ -244,7 +249,8 @@ def test_icot_removes_eight_tokens_an_epoch_up_to_39():
     left = [curriculum.split(problem, stage, cfg, tok)[1].count(7) for stage in numbers]
     assert left == [80, 72, 64, 56, 48, 0]
     mixed = dataclasses.replace(cfg, uniform_prob=(1.0,), batch_size=32, sort_window=1)
-    drawn = {stage for _, stage in batches.epoch_order(some_problems([[3] * 10] * 500), 5, 0, mixed)}
+    order = batches.epoch_order(some_problems([[3] * 10] * 500), 5, np.random.default_rng(1), mixed)
+    drawn = {stage for _, stage in order}
     assert drawn == {0, 1, 2, 3, 4, 5}
 
 

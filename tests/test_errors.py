@@ -26,7 +26,7 @@ def splits(folder, *problems):
         (["--lr"], ["--lr", "missing"]),
         (["--lr=1e-3,high"], ["lr", "float"]),
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
-        (["--markers=both,none"], ["markers", "'both,none'", "both or bot or none"]),
+        (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
         (["--feedback=lst"], ["feedback", "'lst'", "last"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
