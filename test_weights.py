@@ -17,7 +17,6 @@ import torch
 
 import data
 import export
-import prepare_gsm8k
 import sample
 import weights
 from config import TrainConfig, UserError, parse
@@ -450,54 +449,3 @@ def test_golden_text(gpt2):
     prompt = gpt2.encode_ordinary("Alan Turing theorized that computers would one day become")
     tokens = model.generate(torch.tensor([prompt]), torch.tensor([len(prompt)]), 0, max_new_tokens=8)
     assert gpt2.decode(tokens[0].tolist()) == " the most powerful machines on the planet."
-
-
-# ---------------------------------------------------------------- GSM8K
-
-
-AUG = "Ann has 2 pens.  How many are 3*2?||<<3*2=6>> <<6+0=6>> #### 1,006"
-OPENAI = {"question": "Ann?", "answer": "She has 3*2 = <<3*2=6>>6 pens.\nThen <<6+1=7>>7.\n#### 7"}
-
-
-def test_gsm8k_lines():
-    expected = {"question": "Ann has 2 pens.  How many are 3*2?", "steps": ["<<3*2=6>>", "<<6+0=6>>"], "answer": "1006"}
-    assert prepare_gsm8k.parse_aug(AUG) == expected
-    expected = {"question": "Ann?", "steps": ["<<3*2=6>>", "<<6+1=7>>"], "answer": "7"}
-    assert prepare_gsm8k.parse_openai(json.dumps(OPENAI)) == expected
-    for line in ("", "no bars #### 3", "Q||steps", "||<<1=1>> #### 1", "Q||s #### "):
-        with pytest.raises(ValueError):
-            prepare_gsm8k.parse_aug(line)
-    for line in (
-        "",
-        "{",
-        "[]",
-        '{"question": "Q"}',
-        '{"question": 3, "answer": "#### 3"}',
-        '{"question": "Q", "answer": "7"}',
-    ):
-        with pytest.raises(ValueError):
-            prepare_gsm8k.parse_openai(line)
-
-
-def test_prepare_gsm8k_names_and_counts_bad_lines(tmp_path, monkeypatch, capsys, gpt2):
-    """Catches lines that are dropped in silence, and tokens that differ from those of the JSON when read back."""
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_text(f"{AUG}\nnot a problem\n{AUG}\n")
-    prepare_gsm8k.main(["--from=.", "--out_dir=out"])
-    out = capsys.readouterr().out
-    assert "train.txt, line 2: expected question||steps #### answer, found 'not a problem" in out
-    assert "1 lines left out" in out and "385,620" in out
-    cfg = TrainConfig(tokenizer="gpt2", block_size=1024)
-    before = os.stat("out/train.json.npz").st_mtime_ns
-    problems = data.load("out/train.json", cfg, gpt2)
-    assert os.stat("out/train.json.npz").st_mtime_ns == before  # from the cache
-    assert problems[1] == data.encode(json.load(open("out/train.json")), cfg, gpt2)[1]
-    problems = data.load("out/train.json", TrainConfig(tokenizer="gpt2", step_format="{}", block_size=1024), gpt2)
-    assert gpt2.decode(problems[0].steps[0]) == "<<3*2=6>>"  # other formats: not from the cache
-    with open("out/train.json.npz", "wb") as f:
-        f.write(b"PK\x03\x04 half a cache")
-    assert data.load("out/train.json", cfg, gpt2)[1] == data.encode(json.load(open("out/train.json")), cfg, gpt2)[1]
-    os.remove("test.txt")
-    with pytest.raises(UserError, match="test.txt: no such file"):
-        prepare_gsm8k.main(["--from=."])
