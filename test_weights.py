@@ -240,13 +240,13 @@ def test_safetensors_of_all_dtypes_and_shapes(tmp_path):
     """Catches wrong bytes per value, scalars and empty tensors; the file is written by hand here."""
     tensors = {
         "a": torch.randn(3, 5), "b": torch.randn(7).half(), "c": torch.randn(2, 1, 3).bfloat16(),
-        "d": torch.zeros(0, 4), "e": torch.tensor(2.5),
+        "d": torch.zeros(0, 4), "e": torch.tensor(2.5), "f": torch.randn(3).double(), "g": torch.tensor([2**60 + 1]),
     }  # fmt: skip
     header, body = {"__metadata__": {"format": "pt"}}, b""
-    for name in "cadbe":
+    for name in "cadgbfe":
         t = tensors[name]
         raw = t.contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else struct.pack("<f", t.item())
-        dtype = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[t.dtype]
+        dtype = {v: k for k, v in weights.DTYPES.items()}[t.dtype]
         header[name] = {"dtype": dtype, "shape": [*t.shape], "data_offsets": [len(body), len(body) + len(raw)]}
         body += raw
     text = json.dumps(header).encode() + b" "

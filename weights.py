@@ -27,8 +27,10 @@ PINNED = {
 HUB = "https://huggingface.co"
 INDEX = "model.safetensors.index.json"  # names the files over which a large model is spread
 FILES = "model.safetensors", INDEX, "pytorch_model.bin"
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8}  # some files' mask buffers, which are left out in the end
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# some files' buffers, which are left out in the end
+DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8}
+DTYPES |= {"I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
 # what a config.json may say, since this is what model.py computes
 FIXED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -66,7 +68,9 @@ def read_safetensors(path):
             for name, (start, stop, info) in sorted(
                 ((name, (*info["data_offsets"], info)) for name, info in header.items()), key=lambda item: item[1][:2]
             ):
-                dtype, shape = DTYPES[info["dtype"]], info["shape"]
+                dtype, shape = DTYPES.get(info["dtype"]), info["shape"]
+                if not dtype:
+                    raise UserError(f"{path}: {name} has the dtype {info['dtype']!r}, expected {' or '.join(DTYPES)}")
                 if not all(type(n) is int and n >= 0 for n in shape):
                     raise ValueError(f"{name} has the shape {shape}")
                 if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size - 8 - length:
@@ -79,6 +83,8 @@ def read_safetensors(path):
                 raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{path}: not a sound safetensors file: {type(e).__name__}: {str(e)[:150]}") from None
     return tensors
