@@ -198,6 +198,26 @@ def test_other_architectures_are_refused(tmp_path):
             GPT.from_pretrained(str(tmp_path))
 
 
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        ({"n_head": 4, "n_embd": 999, "n_layer": 12}, "n_layer is 12, but the weights have 2"),
+        ({"n_embd": 768}, "n_embd is 768, but the weights have 8"),
+        ({"vocab_size": 50257}, "vocab_size is 50257, but the weights have 61"),
+        ({"n_positions": 1024}, "n_positions is 1024, but the weights have 32"),
+        ({"n_layer": "2"}, "n_layer is '2', but the weights have 2"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(change, found, tmp_path):
+    """Catches a number of heads that is believed though it is said of another model: loads, and writes nonsense."""
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
+    json.dump({"n_head": 2} | change, open(tmp_path / "config.json", "w"))
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(UserError) as e:
+            GPT.from_pretrained(str(source))
+        assert str(e.value).startswith(f"{tmp_path}/config.json: ") and found in str(e.value)
+
+
 def loads(model, source, n_head=2):
     """Whether a file or folder is this model."""
     if n_head:
@@ -263,6 +283,9 @@ def test_a_checkpoint_of_nanogpt(bias, tmp_path, capsys):
     json.dump({"n_head": 4, "n_layer": 12}, open(tmp_path / "config.json", "w"))  # another one's: the file has its own
     assert loads(model, tmp_path / "ckpt.pt", n_head=None)
     assert "GELU" in capsys.readouterr().err
+    torch.save(saved | {"model_args": sizes | {"n_layer": 3}}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="ckpt.pt: n_layer is 3, but the weights have 2"):
+        GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
     if not bias:  # without its word for it, the biases may as well have been lost
         torch.save(state, tmp_path / "ckpt.pt")
         json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))

@@ -284,6 +284,9 @@ def check_config(config, path, shape):
     for name, known in FIXED.items():
         if config.get(name, known[0]) not in known:
             raise UserError(f"{path}: {name} is {config[name]!r}, but GPT-2 has {known[0]!r}")
+    for name, true in {**shape, "n_positions": shape["block_size"]}.items():
+        if config.get(name, true) != true:
+            raise UserError(f"{path}: {name} is {config[name]!r}, but the weights have {true}: another model's config?")
 
 
 def fit(tensors, shape, config):
