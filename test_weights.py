@@ -218,6 +218,21 @@ def test_a_config_of_another_model_is_refused(change, found, tmp_path):
         assert str(e.value).startswith(f"{tmp_path}/config.json: ") and found in str(e.value)
 
 
+@pytest.mark.parametrize(
+    "data, found",
+    [(b"\xef\xbb\xbf" + b'{"n_head": 2}\r\n', ""), (b'{"by": "Ren\xe9", "n_head": 2}', "line 1: expected UTF-8"),
+     (b"", "not JSON"), (b"[" * 100_000, "not JSON"), ('{"n_head": 2}'.encode("utf-16"), "expected UTF-8")],
+)  # fmt: skip
+def test_a_config_is_read_as_other_text_is(data, found, tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
+    (tmp_path / "config.json").write_bytes(data)
+    if not found:
+        assert loads(random_gpt(), tmp_path / "model.safetensors", n_head=None)
+    else:
+        with pytest.raises(UserError, match=f"config.json.*{found}"):
+            GPT.from_pretrained(str(tmp_path))
+
+
 def loads(model, source, n_head=2):
     """Whether a file or folder is this model."""
     if n_head:

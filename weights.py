@@ -18,6 +18,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from config import UserError
 from download import download
+from textfile import read_text
 
 # name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
 SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
@@ -151,10 +152,10 @@ def find_online(url, revision):
 
 
 def read_json(path):
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except ValueError as e:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: not JSON: {e}") from None
 
 
