@@ -301,6 +301,9 @@ def test_a_checkpoint_of_nanogpt(bias, tmp_path, capsys):
     torch.save(saved | {"model_args": sizes | {"n_layer": 3}}, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="ckpt.pt: n_layer is 3, but the weights have 2"):
         GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
+    torch.save(saved | {"model_args": sizes | {"use_relu": True, "use_rmsnorm": False}}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="ckpt.pt: model_args has use_relu, which nanoGPT has not"):
+        GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
     if not bias:  # without its word for it, the biases may as well have been lost
         torch.save(state, tmp_path / "ckpt.pt")
         json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))

@@ -45,6 +45,7 @@ FIXED = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
+NANOGPT = "n_layer n_head n_embd block_size bias vocab_size dropout".split()  # what its checkpoints say of a model
 # what torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names, anywhere
 WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
@@ -183,13 +184,22 @@ def read_pickle(path):
     config, tensors = {}, saved
     for key in ("model", "state_dict", "model_state_dict", "module") * 2:  # one may be within another
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
-            # nanoGPT has both: "config" are the settings of its training
-            config = next((tensors[k] for k in ("model_args", "config") if isinstance(tensors.get(k), dict)), config)
-            tensors = tensors[key]
+            config, tensors = model_settings(tensors, path) or config, tensors[key]
     if not isinstance(tensors, dict) or not any(map(torch.is_tensor, tensors.values())):
         found = f"the keys {some(tensors)}" if isinstance(tensors, dict) else f"a {type(tensors).__name__}"
         raise UserError(f"{path}: expected a state dict, names and tensors, found {found}")
     return tensors, config
+
+
+def model_settings(checkpoint, path):
+    """What a checkpoint says of its model: nanoGPT's model_args, or our config (nanoGPT's is its training's); or {}."""
+    args, config = (checkpoint.get(key) for key in ("model_args", "config"))
+    if not isinstance(args, dict):
+        return config if isinstance(config, dict) else {}
+    extra = [name for name, value in args.items() if value and name not in NANOGPT]
+    if extra:
+        raise UserError(f"{path}: model_args has {some(extra)}, which nanoGPT has not: another architecture?")
+    return args
 
 
 def why_not_weights(path, error):
