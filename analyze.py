@@ -29,7 +29,7 @@ import data
 from checkpoint import load_checkpoint, pick_device
 from config import UserError, cli, option, parse
 from curriculum import Row, make_prompt
-from evaluate import most_tokens, precision, read_answer, right_answer, solve
+from evaluate import find_answer, most_tokens, precision, right_answer, solve
 from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
 
 PERCENTILES = range(0, 101, 5)
@@ -189,7 +189,7 @@ def sweep(model, problems, graphs, cfg, tok, n):
     """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem)."""
     prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
     solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg))
-    answers = [read_answer(text, cfg) for text, *_ in solved]
+    answers = [find_answer(text, cfg) for text, *_ in solved]
     row = {
         "thoughts": n,
         "accuracy": mean(a == right_answer(p, cfg, tok) for a, p in zip(answers, problems)),

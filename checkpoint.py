@@ -14,6 +14,7 @@ from config import UserError, check, first_line
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from tokenizer import SPECIALS, make_tokenizer
+from weights import some, why_not_weights
 
 SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions", "feedback"  # comes with the weights
 FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
@@ -78,18 +79,25 @@ def is_ours(path):
 
 def load_checkpoint(path):
     """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["format"] != FORMAT:
-            raise UserError(f"{path}: a checkpoint of format {saved['format']}, this program reads {FORMAT}")
+    except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of theirs
+        why = why_not_weights(path, first_line(e))
+        raise UserError(f"{path}: not a checkpoint of this project: {why}") from None
+    if not isinstance(saved, dict) or "format" not in saved:
+        found = some(saved) if isinstance(saved, dict) else type(saved).__name__
+        raise UserError(f"{path}: not a checkpoint of this project, found {found}")
+    if saved["format"] != FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {saved['format']}, this program reads {FORMAT}")
+    try:
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
         model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
         model.load_state_dict(saved["model"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
     except UserError:
         raise
-    except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of ours
-        raise UserError(f"{path}: not a checkpoint of this project: {first_line(e)}") from None
+    except Exception as e:  # one that was changed by hand
+        raise UserError(f"{path}: a broken checkpoint: {first_line(e)}") from None
     return model.eval(), cfg, tok, saved

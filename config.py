@@ -15,9 +15,7 @@ import sys
 import types
 import typing
 
-
-class UserError(ValueError):
-    """Something that the user can put right. cli() prints it in one line and exits with code 2."""
+from textfile import UserError, read_text
 
 
 def first_line(e):
@@ -76,13 +74,14 @@ def check(cls, name, value, where):
 
 def read_config_file(cls, path):
     """{name: value} of a file of plain assignments; UserError with file and line for anything else."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            tree = ast.parse(f.read())
-    except FileNotFoundError:
+    if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         there = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(folder) else []
-        raise UserError(f"{path}: no such config file{nearest(os.path.basename(path), there)}") from None
+        raise UserError(f"{path}: no such config file{nearest(os.path.basename(path), there)}")
+    try:
+        tree = ast.parse(read_text(path))
+    except UserError:
+        raise
     except (SyntaxError, ValueError) as e:
         raise UserError(f"{path}: not a config file of `name = value` lines: {e}") from None
     settings = {}

@@ -18,6 +18,7 @@ import numpy as np
 
 from config import UserError
 from curriculum import Problem, make_row
+from textfile import read_text
 from tokenizer import EOS, PATTERNS
 
 
@@ -32,11 +33,14 @@ def check_exists(path):
 def load_json(path):
     """The problems of a data file as dicts; UserError says what is wrong, and where."""
     check_exists(path)
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected a list of problems")
     try:
-        with open(path, encoding="utf-8-sig") as f:
-            problems = json.load(f)
-    except (ValueError, RecursionError) as e:  # broken JSON or broken UTF-8; the message has line and column
-        raise UserError(f"{path}: not JSON: {e}") from None
+        problems = json.loads(text)
+    except (ValueError, RecursionError) as e:  # the message has line and column
+        lines = "; one problem a line? expected [problem, problem, ...]" if str(e).startswith("Extra data") else ""
+        raise UserError(f"{path}: not JSON: {e}{lines}") from None
     if not isinstance(problems, list) or not problems:
         raise UserError(f"{path}: expected a list of problems that is not empty")
     for i, p in enumerate(problems):

@@ -10,6 +10,7 @@ import torch
 import batches
 import parallel
 from curriculum import METHODS, Row, count, make_row, split
+from grading import read_answer, same_number
 from tokenizer import EOS, NONE
 
 
@@ -52,26 +53,14 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
     return solved
 
 
-def read_answer(text, cfg):
-    """The answer in a solution: what follows the last mark, such as "###", without commas (as the official code does).
-
-    None if there is no mark.
-    """
-    _, found, answer = text.rpartition(cfg.answer_format.partition("{}")[0].strip())
-    return answer.replace(",", "").strip() if found else None
+def find_answer(text, cfg):
+    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
+    return read_answer(text, cfg.answer_format.partition("{}")[0].strip(), commas=cfg.grading != "gsm8k")
 
 
 def right_answer(problem, cfg, tok):
-    """What read_answer returns for a correct solution."""
-    return read_answer(tok.decode(problem.answer[:-1]), cfg)
-
-
-def same_number(answer, right):
-    """Whether two answers are the same text, or the same number, such as 72 and 72.0."""
-    try:
-        return answer == right or float(answer) == float(right)
-    except (TypeError, ValueError):
-        return False
+    """What find_answer returns for a correct solution."""
+    return find_answer(tok.decode(problem.answer[:-1]), cfg)
 
 
 def most_tokens(problems, cfg):
@@ -91,7 +80,7 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
     solved = parallel.gather(solved[: len(parallel.share(prompts))])
     model.train()
-    answers = [(read_answer(text, cfg), right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
+    answers = [(find_answer(text, cfg), right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
     model.eval()
     with torch.no_grad():
@@ -100,7 +89,7 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     return {
         **{f"thought_{k + 1}": hit for k, hit in enumerate(hits)},
         "accuracy": sum(answer == right for answer, right in answers) / len(problems),
-        "number_accuracy": sum(same_number(*pair) for pair in answers) / len(problems),
+        "number_accuracy": sum(bool(same_number(*pair)) for pair in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
@@ -178,7 +167,7 @@ def show_answer(run, stage):
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     print(f"  the model {thinks}writes:  {text.strip()}", end="")
     print(
-        "   (right)" if read_answer(text, run.cfg) == expected else f"   (wrong: the answer is {expected})", flush=True
+        "   (right)" if find_answer(text, run.cfg) == expected else f"   (wrong: the answer is {expected})", flush=True
     )
 
 

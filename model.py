@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coconut import Coconut
 from feedback import make_feedback
-from weights import fill, read_weights
+from weights import load, read_weights
 
 
 @dataclass
@@ -177,12 +177,12 @@ class GPT(Coconut, GPT2):
     def from_pretrained(cls, source, dropout=0.0):
         """A GPT with weights from elsewhere, such as "gpt2"; weights.py says what else source may be.
 
-        Its config follows from the tensors' shapes. UserError if they are not exactly those of a GPT-2.
+        Its config follows from the tensors' shapes. UserError if they are not those of a GPT-2.
         """
         tensors, shape = read_weights(source)
         with torch.device("meta"):  # shapes only: the values come from the file
             model = cls(GPTConfig(**shape, dropout=dropout))
-        return fill(model, tensors, source)
+        return load(model, tensors)
 
     def grow_vocab(self, vocab_size, like=None):
         """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all."""

@@ -24,7 +24,7 @@ import data
 from checkpoint import load_checkpoint, pick_device, pretrained_model
 from config import UserError, cli, option, parse
 from curriculum import count, make_prompt, split
-from evaluate import read_answer, right_answer, solve
+from evaluate import find_answer, right_answer, solve
 from settings import TrainConfig
 from tokenizer import make_tokenizer
 
@@ -122,7 +122,7 @@ def answer(model, problems, prompts, cfg, tok, args):
             "writes": text.strip(),
             "tokens_written": n_tokens,
             "expected": expected,
-            "right": read_answer(text, cfg) == expected if expected else None,
+            "right": find_answer(text, cfg) == expected if expected else None,
         }
 
 

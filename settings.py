@@ -41,6 +41,7 @@ class TrainConfig:
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
     questions: int = option(1, "with names: questions about each graph, whose edges are read once for all", least=1)
+    grading: str = option("text", "accuracy: equal texts; gsm8k: without commas (their code)", ("text", "gsm8k"))
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"

@@ -24,7 +24,7 @@ import train
 from checkpoint import load_checkpoint
 from config import UserError
 from curriculum import make_prompt, split
-from evaluate import read_answer, solve
+from evaluate import find_answer, solve
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from tokenizer import make_tokenizer
@@ -50,7 +50,7 @@ LINES = TrainConfig(block_size=128)  # the official code's formats
 
 def graded(problem, cfg, thoughts, text):
     graph = graphs.graph_of(problem)
-    answer = graphs.node_of(read_answer(text, cfg))
+    answer = graphs.node_of(find_answer(text, cfg))
     return graphs.grade(graph, graphs.read_steps(text, graph, cfg), answer, thoughts)
 
 
@@ -259,7 +259,7 @@ def test_json_is_all_that_is_printed_and_true(in_run, capsys):
     prompts = [split(p, 2, cfg, tok)[0] for p in problems]
     for s, p, (text, n_tokens, thoughts) in zip(seen, problems, solve(model, prompts, cfg, tok, 256)):
         assert s["writes"] == text.strip() and s["tokens_written"] == n_tokens
-        assert s["right"] == (read_answer(text, cfg) == s["expected"] == tok.decode(p.steps[-1]).strip())
+        assert s["right"] == (find_answer(text, cfg) == s["expected"] == tok.decode(p.steps[-1]).strip())
         assert [t["norm"] for t in s["thoughts"]] == pytest.approx(thoughts.norm(dim=-1).tolist())
         cosine = (F.normalize(thoughts[0], dim=0) @ F.normalize(thoughts[1], dim=0)).item()
         assert [t["cosine"] for t in s["thoughts"]] == [None, pytest.approx(cosine, abs=1e-5)]

@@ -223,7 +223,9 @@ def test_single_stage_methods_train_as_long_as_the_curriculum():
         run.cfg = parse(
             TrainConfig, [os.path.join(here, "configs", f"{name}.py"), "--batch_size=1"], "", takes_file=True
         )
-        run.all_problems = [{"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}]  # one problem of six steps
+        run.all_problems = [
+            {"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}
+        ]  # one problem of six steps
         run.make_plan()
         assert run.lengths == lengths
 
@@ -236,7 +238,7 @@ def test_read_answer():
         ("2", None),
         ("###", ""),
     ):
-        assert evaluate.read_answer(text, cfg) == answer
+        assert evaluate.find_answer(text, cfg) == answer
 
 
 def test_icot_removes_eight_tokens_an_epoch_up_to_39():
