@@ -56,15 +56,17 @@ class BenchConfig:
     preset: str = option("small", "size of the model", tuple(PRESETS))
     parts: tuple[str, ...] = option(("step", "yardstick", "memory", "padding"), "what to measure")
     thoughts: tuple[int, ...] = option((0, 2, 6, 12, 24), "numbers of thoughts in a training step", least=0, most=200)
-    batch_size: int | None = option(None, "problems in a training step; by default 32 small ones, 8 of 124M", least=1)
-    generate: int = option(64, "answers to generate (beside a single one)", least=1)
-    new_tokens: int = option(24, "tokens of an answer", least=1)
+    batch_size: int | None = option(
+        None, "problems in a training step; by default 32 small ones, 8 of 124M", least=1, most=10**5
+    )
+    generate: int = option(64, "answers to generate (beside a single one)", least=1, most=10**5)
+    new_tokens: int = option(24, "tokens of an answer", least=1, most=1000)
     rounds: int = option(7, "times that everything is measured, after one that is not", least=1)
     file: str = option("", "a data file of problems, to measure their padding")
     device: str = option("cpu", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
     dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile")
-    threads: int = option(1, "threads on the CPU", least=1)
+    threads: int = option(1, "threads on the CPU", least=1, most=1000)
     peak_tflops: float = option(989.0, "of the GPU in bfloat16, for its utilisation; 989: H100, H200", least=1)
     seed: int = option(1, "decides the lengths of the problems", least=0)
 

@@ -17,6 +17,7 @@ from tokenizer import SPECIALS, make_tokenizer
 from weights import some, why_not_weights
 
 SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions", "feedback"  # comes with the weights
+MOST_PARAMETERS = 20 * 10**9  # of which each takes 16 bytes in training: to fill a memory in silence is no answer
 FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
 
 
@@ -32,9 +33,19 @@ def pick_device(name):
 
 
 def new_model(cfg, tok, vocab_size=None):
-    """A model with random weights; vocab_size: as the tokenizer's, unless given."""
+    """A model with random weights; vocab_size: as the tokenizer's, unless given. UserError if memory does not do."""
     sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-    return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+    n_parameters = 12 * cfg.n_layer * cfg.n_embd**2 + cfg.n_embd * sum(sizes[3:])  # not counting what is small
+    if n_parameters > MOST_PARAMETERS:
+        raise UserError(
+            f"{n_parameters:,} parameters (n_layer, n_embd, block_size), expected at most {MOST_PARAMETERS:,}"
+        )
+    try:
+        return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+    except RuntimeError as e:  # torch has no error of its own for the memory of a CPU
+        if "allocate memory" not in str(e):
+            raise
+        raise UserError(f"{cfg.n_layer} layers of width {cfg.n_embd} are more than the memory holds") from None
 
 
 def token_ids(tok):

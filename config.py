@@ -17,6 +17,8 @@ import typing
 
 from textfile import UserError, read_text
 
+LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
+
 
 def first_line(e):
     """The first line of an exception's message, or its name if it has none."""
@@ -65,6 +67,7 @@ def check(cls, name, value, where):
     for v in value if isinstance(value, tuple) else (value,):
         if choices and v not in choices:
             raise UserError(f"{where}: {name} = {v!r}, expected {' or '.join(choices)}{nearest(v, choices)}")
+        most = LARGEST if type(v) is int and most == math.inf else most
         if isinstance(v, (int, float)) and not least <= v <= most:
             raise UserError(
                 f"{where}: {name} = {value!r}, expected {f'at least {least}' if v < least else f'at most {most}'}"

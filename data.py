@@ -152,9 +152,11 @@ def check_lengths(problems, cfg, tok, path):
     first = problems.first
     if not (np.diff(problems.bounds)[first[:-1]]).all():
         raise UserError(f"{path}: example {np.diff(problems.bounds)[first[:-1]].argmin()}: its question has no tokens")
-    most = np.diff(problems.bounds[first]) + 2 + cfg.max_latent_stage * cfg.c_thought  # all steps and all thoughts
+    last = cfg.max_latent_stage
+    n_thoughts = cfg.c_thought * (last if cfg.pad_latent_to_max else problems.n_steps.clip(max=last))
+    most = np.diff(problems.bounds[first]) + 2 + n_thoughts  # all steps and all thoughts
     for i in np.flatnonzero(most > cfg.block_size):
-        for stage in range(cfg.max_latent_stage + 2):
+        for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
             prefix, n, suffix, *_ = make_row(problems[i], stage, cfg, tok)
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"

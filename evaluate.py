@@ -34,6 +34,7 @@ def length_batches(prompts, batch_size):
 def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
     """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each."""
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
+    max_new_tokens = min(max_new_tokens, model.config.block_size)  # more do not fit, but would be given memory
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
         batch = batches.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
@@ -122,14 +123,17 @@ def thought_hits(model, problems, stage, cfg, tok):
 def describe(cfg, stage, n_steps):
     """A stage in words; n_steps: of the longest problem."""
     removed, n = count(n_steps, stage, cfg)
+    thing = "<pause> token" if METHODS[cfg.method].instead == "pause" else "continuous thought"
+    thinks = f"{n} {thing}{'s' * (n != 1)}"
+    if not n_steps:
+        return f"no problem has steps: {f'{thinks}, and then ' if n else ''}nothing is written but the answer"
     if not removed:
         return "every step is written"
     if cfg.method == "icot" and stage < cfg.max_latent_stage:
         return f"the first {cfg.icot_tokens * stage} tokens of the steps left out, the others are written"
     end = "first" if cfg.remove_from == "front" else "last"
     which = "all steps" if removed == n_steps else f"the {end} {f'{removed} steps' if removed > 1 else 'step'}"
-    thing = "<pause> token" if METHODS[cfg.method].instead == "pause" else "continuous thought"
-    instead = f"{n} {thing}{'s' * (n != 1)} in place of {which}, " if n else f"{which} left out, "
+    instead = f"{thinks} in place of {which}, " if n else f"{which} left out, "
     if removed == n_steps:
         return instead + "nothing is written but the answer"
     return instead + ("the others are written" if end == "first" else "the others are given")

@@ -19,11 +19,11 @@ from data import write_splits
 
 @dataclass
 class AdditionConfig:
-    min_digits: int = option(2, "fewest digits of a number", least=1)
-    max_digits: int = option(4, "most digits of a number", least=1)
-    train: int = option(200_000, "number of training problems", least=1)
-    valid: int = option(1_000, "number of validation problems", least=1)
-    test: int = option(1_000, "number of test problems", least=1)
+    min_digits: int = option(2, "fewest digits of a number", least=1, most=1000)
+    max_digits: int = option(4, "most digits of a number", least=1, most=1000)
+    train: int = option(200_000, "number of training problems", least=1, most=10**7)
+    valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
+    test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/addition", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)
 

@@ -24,10 +24,10 @@ from data import write_splits
 @dataclass
 class HopsConfig:
     nodes: int = option(10, "nodes in the circle, at most 26", least=2)
-    hops: int = option(4, "arrows to follow", least=1)
-    train: int = option(50_000, "number of training problems", least=1)
-    valid: int = option(1_000, "number of validation problems", least=1)
-    test: int = option(1_000, "number of test problems", least=1)
+    hops: int = option(4, "arrows to follow", least=1, most=1000)
+    train: int = option(50_000, "number of training problems", least=1, most=10**7)
+    valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
+    test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/hops", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)
 

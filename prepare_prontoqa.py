@@ -40,9 +40,9 @@ class ProntoQAConfig:
     from_: str = option("", "a JSON file of the official generator, instead of new questions")
     hops: int = option(5, "rules to follow; of a file: as many as it has", least=1)
     distractor: str = option("chain", "where the opposite stands: in its own chain, or alone", ("chain", "concept"))
-    train: int = option(9_000, "number of training problems", least=1)
-    valid: int = option(200, "number of validation problems", least=1)
-    test: int = option(800, "number of test problems", least=1)
+    train: int = option(9_000, "number of training problems", least=1, most=10**7)
+    valid: int = option(200, "number of validation problems", least=1, most=10**7)
+    test: int = option(800, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/prontoqa", "where the files go")
     seed: int = option(0, "seed of the random numbers; of a file: decides which of its problems go where", least=0)
 

@@ -33,7 +33,9 @@ from tokenizer import make_tokenizer
 class SampleConfig:
     out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
     init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
-    latent: int | None = option(None, "number of thoughts; by default as in training (--init_from: none)", least=0)
+    latent: int | None = option(
+        None, "number of thoughts; by default as in training (--init_from: none)", least=0, most=1000
+    )
     question: str | None = option(None, "a question to answer")
     interactive: bool = option(False, "read questions from the terminal")
     file: str = option("", "a data file to take questions from; by default the run's test.json")

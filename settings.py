@@ -23,8 +23,10 @@ class TrainConfig:
     answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
     # method
     method: str = option("coconut", "what to train: a row of the paper's table 1 (curriculum.py)", tuple(METHODS))
-    c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0)
-    max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", least=0)
+    c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0, most=1000)
+    max_latent_stage: int = option(
+        4, "stages after stage 0; a final one follows if some steps remain", least=0, most=1000
+    )
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
     uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
@@ -40,16 +42,18 @@ class TrainConfig:
     )
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
-    questions: int = option(1, "with names: questions about each graph, whose edges are read once for all", least=1)
+    questions: int = option(
+        1, "with names: questions about each graph, whose edges are read once for all", least=1, most=1000
+    )
     grading: str = option("text", "accuracy: equal texts; gsm8k: without commas (their code)", ("text", "gsm8k"))
     # model
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
     )
-    n_layer: int = option(2, "transformer blocks", least=1)
-    n_head: int = option(4, "attention heads", least=1)
-    n_embd: int = option(128, "width", least=1)
-    block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
+    n_layer: int = option(2, "transformer blocks", least=1, most=1000)
+    n_head: int = option(4, "attention heads", least=1, most=1000)
+    n_embd: int = option(128, "width", least=1, most=100_000)
+    block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1, most=10**6)
     dropout: float = option(0.0, "dropout", least=0, most=1)
     fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
     # optimisation
