@@ -26,7 +26,7 @@ from torch.nn import functional as F
 
 import batches
 import data
-from checkpoint import load_checkpoint, pick_device
+from checkpoint import find_checkpoint, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
 from curriculum import Row, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
@@ -37,7 +37,7 @@ PERCENTILES = range(0, 101, 5)
 
 @dataclass
 class AnalyzeConfig:
-    ckpt: str = option("out/hops/best.pt", "a checkpoint of train.py")
+    ckpt: str = option("out/hops/best.pt", "a checkpoint of train.py, or a run's folder")
     data: str = option("", "a data file; by default test.json of the checkpoint's task")
     count: int = option(1000, "how many of the file's problems, at most", least=4)
     max_thoughts: int | None = option(None, "the largest K; by default as many thoughts as in training", least=0)
@@ -297,10 +297,8 @@ def show_probes(rows):
 @torch.no_grad()
 def main(argv):
     command = shlex.join(["python", "analyze.py", *argv])
-    for name in ("ckpt", "data"):  # these two may come without their names
-        argv = [*argv[1:], f"--{name}={argv[0]}"] if argv and not argv[0].startswith("--") else argv
-    args = parse(AnalyzeConfig, argv, __doc__)
-    args.ckpt = os.path.join(args.ckpt, "best.pt") if os.path.isdir(args.ckpt) else args.ckpt
+    args = parse(AnalyzeConfig, argv, __doc__, places=("ckpt", "data"))
+    args.ckpt = find_checkpoint(args.ckpt)
     model, cfg, tok, saved = load_checkpoint(args.ckpt)
     path = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(path)[: args.count]

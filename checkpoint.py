@@ -13,6 +13,7 @@ import parallel
 from config import UserError, check, first_line
 from model import GPT, GPTConfig
 from settings import TrainConfig
+from textfile import no_such, ours
 from tokenizer import SPECIALS, make_tokenizer
 from weights import some, why_not_weights
 
@@ -55,7 +56,8 @@ def token_ids(tok):
 
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
-    if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
+    source = find_checkpoint(source)
+    if is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
         old, its_cfg, its_tok, _ = load_checkpoint(source)
         if its_cfg.tokenizer != cfg.tokenizer:
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
@@ -80,6 +82,12 @@ def pretrained_model(source, cfg, tok):
     return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
 
 
+def find_checkpoint(path):
+    """The checkpoint that a path stands for: of a run's folder best.pt, or ckpt.pt if there is no best.pt yet."""
+    names = [os.path.join(path, name) for name in ("best.pt", "ckpt.pt")]
+    return next(filter(os.path.exists, names), path)
+
+
 def is_ours(path):
     """Whether a file is a checkpoint that Run.save wrote, of whatever format."""
     try:
@@ -90,8 +98,11 @@ def is_ours(path):
 
 def load_checkpoint(path):
     """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
+    makes = f"`python {ours('train.py')} {ours('configs', 'NAME.py')}` makes one"
+    if os.path.isdir(path):
+        raise UserError(f"{path}: no checkpoint, best.pt or ckpt.pt, in this folder; {makes}")
     if not os.path.exists(path):
-        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one")
+        raise UserError(f"{no_such('checkpoint', path)}; {makes}")
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of theirs

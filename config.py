@@ -15,7 +15,7 @@ import sys
 import types
 import typing
 
-from textfile import UserError, read_text
+from textfile import UserError, no_such, ours, read_text
 
 LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
 
@@ -80,7 +80,9 @@ def read_config_file(cls, path):
     if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         there = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(folder) else []
-        raise UserError(f"{path}: no such config file{nearest(os.path.basename(path), there)}")
+        there = nearest(os.path.basename(path), there)
+        there = there or (f"; did you mean {ours(path)}?" if os.path.exists(ours(path)) else "")
+        raise UserError(no_such("config file", path) + there)
     try:
         tree = ast.parse(read_text(path))
     except UserError:
@@ -109,12 +111,14 @@ def print_help(cls, doc):
         print(f"  --{f.name.rstrip('_') + '=' + repr(f.default):<30}  {f.metadata['doc']}{among}")
 
 
-def parse(cls, argv, doc, takes_file=False):
+def parse(cls, argv, doc, takes_file=False, places=()):
     """An instance of cls from the command line; an argument without -- is a config file, if the script takes one.
 
-    `--help` prints doc and the settings, and exits. UserError for anything that is not understood.
+    places: the settings that may come without their names, in this order. The instance's `given` says which settings
+    are not left at their defaults: {name: "--name", or "name in FILE"}. UserError for anything that is not understood;
+    `--help` prints doc and the settings, and exits.
     """
-    kinds, file, flags, argv = typing.get_type_hints(cls), None, {}, list(argv)
+    kinds, file, flags, argv, several = typing.get_type_hints(cls), None, {}, list(argv), ""
     while argv:
         arg = argv.pop(0)
         if not arg.isascii() and any("\ud800" <= c <= "\udfff" for c in arg):
@@ -123,9 +127,14 @@ def parse(cls, argv, doc, takes_file=False):
             print_help(cls, doc)
             sys.exit(0)
         if not arg.startswith("--"):
-            if file or not takes_file:
+            if several and not os.path.exists(arg):
+                raise UserError(f"unexpected argument {arg!r}: values are separated by commas: {several},{arg}")
+            if not places and (file or not takes_file):
                 raise UserError(f"unexpected argument {arg!r}: settings are given as --name=value")
-            file = arg
+            if places:
+                flags[places[0]], places = check(cls, places[0], arg, "command line"), places[1:]
+            else:
+                file = arg
             continue
         name, equals, text = arg[2:].partition("=")
         name = name.replace("-", "_") + "_" * keyword.iskeyword(name)  # a field cannot be called `from`
@@ -139,7 +148,11 @@ def parse(cls, argv, doc, takes_file=False):
         text = text.replace("\\n", "\n") if name.endswith("_format") else text  # a shell does not do it
         value = {str: text, tuple[str, ...]: text.split(",")}.get(kinds.get(name)) or literal(text)
         flags[name] = check(cls, name, value, "command line")
-    return cls(**{**(read_config_file(cls, file) if file else {}), **flags})
+        several = f"--{name}={text.rstrip(',')}" * (typing.get_origin(kinds[name]) is tuple)
+    settings = read_config_file(cls, file) if file else {}
+    cfg = cls(**{**settings, **flags})
+    cfg.given = {name: f"{name} in {file}" for name in settings} | {name: f"--{name}" for name in flags}
+    return cfg
 
 
 def literal(text):

@@ -18,16 +18,17 @@ import numpy as np
 
 from config import UserError
 from curriculum import Problem, make_row
-from textfile import read_text
+from textfile import no_such, ours, read_text
 from tokenizer import EOS, PATTERNS
 
 
 def check_exists(path):
-    """UserError if there is no such data file, with the script that makes it."""
+    """UserError if there is no such data file, with where it was looked for, and the script that makes it."""
     if not os.path.exists(path):
-        script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py"
-        hint = f"; `python {script}` makes it" if os.path.exists(script) else "; README.md says what belongs there"
-        raise UserError(f"{path}: no such file{hint}")
+        script = ours(f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py")
+        hint = f"`python {script}` makes it" if os.path.exists(script) else "README.md says what belongs there"
+        hint = f"{folder} is a file, expected a folder" if os.path.isfile(folder := os.path.dirname(path)) else hint
+        raise UserError(f"{no_such('file', path)}; {hint}")
 
 
 def load_json(path):

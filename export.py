@@ -13,7 +13,7 @@ import sys
 
 import tiktoken
 
-from checkpoint import load_checkpoint
+from checkpoint import find_checkpoint, load_checkpoint
 from config import UserError, cli
 from tokenizer import EOS, SPECIALS
 from weights import is_projection, write_safetensors
@@ -78,7 +78,7 @@ def main(argv):
         if argv in (["-h"], ["--help"]):
             return 0
         raise UserError("expected two arguments: a checkpoint and a folder")
-    path, folder = argv
+    path, folder = find_checkpoint(argv[0]), argv[1]
     model, cfg, tok, _ = load_checkpoint(path)
     os.makedirs(folder, exist_ok=True)
     c, eos = model.config, tok.encode_single_token(EOS)

@@ -19,6 +19,7 @@ import shlex
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
+from textfile import no_such
 
 HATCHES = {  # category: colour and hatch; the right ones are dark
     "correct path": ("#1b4f72", ""), "longer path": ("#5499c7", "///"), "correct label": ("#a9cce3", "..."),
@@ -29,9 +30,16 @@ DASHES = [(0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 3))]
 
 @dataclass
 class PlotConfig:
-    out_dir: str = option("", "folder of a training run")
+    out_dir: str = option("", "folder of a training run, or a file in it")
     baselines: str = option("", "folders of other runs, with commas between them, to compare training with")
     example: int = option(0, "number of the question whose graph is drawn", least=0)
+
+
+def run_folder(path):
+    """The folder of a run, given itself or one of its files, such as best.pt; UserError if it is not there."""
+    if not os.path.exists(path):
+        raise UserError(no_such("run", path))
+    return os.path.dirname(path) or "." if os.path.isfile(path) else path
 
 
 def read_log(path):
@@ -245,13 +253,15 @@ def save(fig, out_dir, name, command):
 
 def main(argv):
     command = shlex.join(["python", "plot.py", *argv])
-    argv = [*argv[1:], f"--out_dir={argv[0]}"] if argv and not argv[0].startswith("--") else argv
-    args = parse(PlotConfig, argv, __doc__)
+    args = parse(PlotConfig, argv, __doc__, places=("out_dir",))
+    if not args.out_dir:
+        raise UserError("no folder given: expected that of a training run")
+    args.out_dir = run_folder(args.out_dir)
     log, analysis = (os.path.join(args.out_dir, name) for name in ("log.txt", "analysis.json"))
     if not (os.path.exists(log) or os.path.exists(analysis)):
-        raise UserError(f"{args.out_dir or 'no folder given'}: expected log.txt (of train.py) or analysis.json there")
+        raise UserError(f"{args.out_dir}: expected log.txt (of train.py) or analysis.json there")
     if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
-        folders = [folder.rstrip("/") for folder in args.baselines.split(",") if folder]
+        folders = [run_folder(path).rstrip("/") for path in args.baselines.split(",") if path]
         baselines = dict(map(final_accuracy, folders))
         save(draw_training(streams, baselines), args.out_dir, "training", command)
     if not os.path.exists(analysis):

@@ -21,7 +21,7 @@ import data
 from config import UserError, cli, option, parse
 from download import download
 from settings import TrainConfig
-from textfile import read_text
+from textfile import no_such, read_text
 from tokenizer import make_tokenizer
 
 AUG = "da03/Internalize_CoT_Step_by_Step/e06a32ee5e4cd117171daeb4755d2a97ece62761/data/gsm8k"
@@ -144,9 +144,8 @@ def main(argv):
     for split, (name, url, known, expected) in SOURCES[cfg.source].items():
         path = os.path.join(cfg.from_, name) if cfg.from_ else download(url, **known)
         if not os.path.exists(path):
-            raise UserError(
-                f"{path}: no such file; --from wants {', '.join(s[0] for s in SOURCES[cfg.source].values())}"
-            )
+            wanted = ", ".join(s[0] for s in SOURCES[cfg.source].values())
+            raise UserError(f"{no_such('file', path)}; --from wants {wanted}")
         splits[split] = read_lines(path, parse_line)
         note = "as published" if len(splits[split]) == expected else f"WARNING: the published file has {expected:,}"
         print(f"{path}: {len(splits[split]):,} problems ({note})")

@@ -26,6 +26,7 @@ from itertools import cycle
 
 from config import UserError, cli, option, parse
 from data import write_splits
+from textfile import read_text
 
 CONCEPTS = [start + end for start in "b d f g h j l n r s t v w y z".split() for end in ("umpus", "ompus")]
 PROPERTIES = """angry bitter blue bright brown cold dull fast flat green happy heavy hot kind large light liquid
@@ -99,11 +100,11 @@ def convert(example):
 
 def read_official(path):
     """The problems, with their identities, of {"example1": ..., "example2": ...}; UserError for anything else."""
-    with open(path, encoding="utf-8-sig") as f:
-        try:
-            examples = json.load(f)
-        except (ValueError, RecursionError) as e:
-            raise UserError(f"{path}: not JSON: {e}") from None
+    text = read_text(path)
+    try:
+        examples = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: not JSON: {e}") from None
     if not isinstance(examples, dict):
         raise UserError(f'{path}: expected {{"example1": ..., "example2": ...}}, found a {type(examples).__name__}')
     problems = []

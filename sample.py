@@ -2,6 +2,7 @@
 Ask a trained model, and look into its thoughts: norm, cosine to the one before, and the tokens they are closest to.
 
     python sample.py                                       # the latest run, a few questions of its test file
+    python sample.py out/hops                              # another run; or one of its checkpoints
     python sample.py --latent=0                            # the same model, not allowed to think
     python sample.py --interactive                         # type questions, until an empty line or ^D
     python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --latent=2
@@ -21,7 +22,7 @@ import torch
 from torch.nn import functional as F
 
 import data
-from checkpoint import load_checkpoint, pick_device, pretrained_model
+from checkpoint import find_checkpoint, load_checkpoint, pick_device, pretrained_model
 from config import UserError, cli, option, parse
 from curriculum import count, make_prompt, split
 from evaluate import find_answer, right_answer, solve
@@ -31,7 +32,7 @@ from tokenizer import make_tokenizer
 
 @dataclass
 class SampleConfig:
-    out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
+    out_dir: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
     init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
     latent: int | None = option(
         None, "number of thoughts; by default as in training (--init_from: none)", least=0, most=1000
@@ -49,13 +50,10 @@ class SampleConfig:
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
 
-def find_checkpoint(out_dir):
-    """best.pt of a run, or of the latest run under out/; ckpt.pt if there is no best.pt yet."""
-    folders = [out_dir] if out_dir else sorted(glob.glob("out/*/"), key=os.path.getmtime)
-    found = [p for f in folders for name in ("ckpt.pt", "best.pt") if os.path.exists(p := os.path.join(f, name))]
-    if not found:
-        raise UserError(f"{out_dir or 'out'}: no checkpoint there; `python train.py configs/NAME.py` makes one")
-    return found[-1]
+def latest_run():
+    """The folder of the run under out/ that was written to last; out/ itself if there is none."""
+    runs = [folder for folder in glob.glob("out/*/") if find_checkpoint(folder) != folder]
+    return max(runs, key=os.path.getmtime, default="out")
 
 
 def load(args):
@@ -67,7 +65,7 @@ def load(args):
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
-    path = find_checkpoint(args.out_dir)
+    path = find_checkpoint(args.out_dir or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
     latest = "" if args.out_dir else " (the latest run; --out_dir=FOLDER for another)"
     print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
@@ -159,7 +157,7 @@ def show(seen):
 
 @torch.no_grad()
 def main(argv):
-    args, seen = parse(SampleConfig, argv, __doc__), []
+    args, seen = parse(SampleConfig, argv, __doc__, places=("out_dir",)), []
     with redirect_stdout(sys.stderr) if args.json else nullcontext():
         model, cfg, tok, known = load(args)
         model.to(pick_device(args.device))

@@ -1,6 +1,10 @@
 """
-What users bring: their mistakes, and their text files, which are all read in one way.
+What users bring: their mistakes, their paths, and their text files, which are all read in one way.
 """
+
+import os
+
+PROJECT = os.path.dirname(os.path.abspath(__file__))
 
 
 class UserError(ValueError):
@@ -8,6 +12,17 @@ class UserError(ValueError):
 
 
 UTF16 = b"\xff\xfe", b"\xfe\xff"  # how files that Windows calls "Unicode" begin
+
+
+def no_such(what, path):
+    """What to say of a path that is not there, and where it was looked for: relative ones begin in this folder."""
+    return f"{path}: no such {what}" + ("" if os.path.isabs(path) else f" in the current folder, {os.getcwd()}")
+
+
+def ours(*parts):
+    """The path of one of the project's own files, such as train.py, as one would type it in the current folder."""
+    path = os.path.join(PROJECT, *parts)
+    return min(path, os.path.relpath(path), key=len)
 
 
 def read_text(path):
@@ -19,7 +34,7 @@ def read_text(path):
         with open(path, "rb") as f:
             data = f.read()
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(no_such("file", path)) from None
     except IsADirectoryError:
         raise UserError(f"{path}: expected a file, found a folder") from None
     if data.startswith(UTF16):

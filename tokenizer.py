@@ -25,7 +25,10 @@ def make_tokenizer(kind, pieces=()):
         try:
             base = tiktoken.get_encoding("gpt2")
         except OSError as e:  # requests' errors are OSErrors
-            raise UserError(f"cannot download GPT-2's vocabulary (or set TIKTOKEN_CACHE_DIR): {e}") from None
+            why = f"({type(e).__name__}; offline?)"  # its message is a page long
+            raise UserError(
+                f"cannot download GPT-2's vocabulary {why}; TIKTOKEN_CACHE_DIR may name a folder that has it"
+            ) from None
         pattern, ranks = base._pat_str, base._mergeable_ranks
     else:  # what is not among the pieces is spelt in shorter ones, in the end in bytes
         pattern, ranks = PATTERNS[kind], {bytes([i]): i for i in range(256)}

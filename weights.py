@@ -18,7 +18,7 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from config import UserError
 from download import download
-from textfile import read_text
+from textfile import no_such, read_text
 
 # name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
 SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
@@ -90,7 +90,7 @@ def read_safetensors(path):
             if end != size - 8 - length:
                 raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
     except FileNotFoundError:
-        raise UserError(f"{path}: no such file") from None
+        raise UserError(no_such("file", path)) from None
     except UserError:
         raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
@@ -123,7 +123,7 @@ def find(source):
         repo, _, revision = source[3:].partition("@")
         return find_online(f"{HUB}/{repo}/resolve/{revision or 'main'}", revision)
     if not os.path.exists(source):
-        raise UserError(f"{source}: no such file or folder, nor one of {', '.join(SIZES)}, nor hf:owner/name")
+        raise UserError(f"{no_such('file or folder', source)}, nor one of {', '.join(SIZES)}, nor hf:owner/name")
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     config = os.path.join(folder, "config.json")
     config = config if os.path.exists(config) else None

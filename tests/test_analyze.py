@@ -361,7 +361,7 @@ def test_analysis_of_what_is_no_graph(in_run):
         (analyze.main, ["nowhere.pt"], "no such checkpoint"),
         (analyze.main, ["out/run/best.pt", "nowhere.json"], "no such file"),
         (analyze.main, ["a", "b", "c"], "unexpected argument"),
-        (plot.main, ["nowhere"], "nowhere: expected log.txt"),
+        (plot.main, ["nowhere"], "nowhere: no such run"),
         (plot.main, [], "no folder given"),
     ],
 )

@@ -36,7 +36,17 @@ def splits(folder, *problems):
         (["--c_thought=10000000000000000000"], ["c_thought", "at most 1000"]),
         (["--max_new_tokens=999999999999999"], ["max_new_tokens", "at most 1000000000"]),
         (["--data_dir=good", "--n_layer=1000", "--n_embd=20000"], ["4,800,0", "parameters", "at most 20,000,000,000"]),
-        (["configs/nothing.py"], ["configs/nothing.py", "no such config file"]),
+        (["configs/nothing.py"], ["configs/nothing.py: no such config file in the current folder, "]),
+        (["configs/hops.py"], ["configs/hops.py: no such", "in the current folder, ", "did you mean ", "hops.py?"]),
+        (["--lr", "1e-3", "5e-4"], ["'5e-4'", "separated by commas: --lr=1e-3,5e-4"]),
+        (["--steps=9,", "12"], ["'12'", "--steps=9,12"]),
+        (
+            ["--data_dir=data/hops"],
+            ["data/hops/train.json: no such file in the current folder, ", "prepare_hops.py` m"],
+        ),
+        (["--data_dir=typo.py"], ["typo.py/train.json", "typo.py is a file, expected a folder"]),
+        (["--data_dir=lines"], ["lines/train.json", "not JSON", "one problem a line?"]),
+        (["--data_dir=blank"], ["blank/train.json: an empty file"]),
         (["typo.py"], ["typo.py, line 2", "batch_sise", "did you mean batch_size?"]),
         (["code.py"], ["code.py, line 1", "name = value"]),
         (["broken.py"], ["broken.py", "line 1"]),
@@ -72,6 +82,8 @@ def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
         "typo.py": '"""A config."""\nbatch_sise = 3\n', "code.py": "import os\n", "broken.py": "lr = = 3\n",
         "typed.py": "n_layer = 'two'\n",
         **dict.fromkeys(splits("broken"), '[{"question": "",\n  "steps": [}]'), **splits("empty"),
+        **dict.fromkeys(splits("lines"), f"{json.dumps(PROBLEM)}\n{json.dumps(PROBLEM)}\n"),
+        **dict.fromkeys(splits("blank"), "\n"),
         **splits("keyless", PROBLEM, {"question": "q", "steps": []}), **splits("good", PROBLEM),
         **splits("mistyped", {**PROBLEM, "steps": ["a", 1]}), **splits("long", PROBLEM, LONG),
         **splits("marked", {**PROBLEM, "answer": "a ### b"}), **splits("half", {**PROBLEM, "question": "\ud83d"}),
@@ -84,6 +96,6 @@ def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
 
 def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert "no checkpoint" in fails(sample.main, [], capsys, monkeypatch)
+    assert "no such checkpoint in the current folder" in fails(sample.main, [], capsys, monkeypatch)
     (tmp_path / "ckpt.pt").write_text("not a checkpoint")
     assert "ckpt.pt: not a checkpoint" in fails(sample.main, ["--out_dir=."], capsys, monkeypatch)

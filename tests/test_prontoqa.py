@@ -215,9 +215,10 @@ def test_official_files_are_converted(tmp_path, monkeypatch):
         (["--hops=14"], ["--hops=14", "names for 13 hops"]),
         (["--hops=0"], ["hops", "at least 1"]),
         (["--distractor=chian"], ["chian", "did you mean chain?"]),
-        (["--from=nothing.json"], ["nothing.json", "No such file"]),
+        (["--from=nothing.json"], ["nothing.json", "no such file in the current folder"]),
         (["--from=few.json"], ["few.json", "not as many different questions", "9,000 + 200 + 800"]),
         (["--from=broken.json"], ["broken.json", "not JSON"]),
+        (["--from=cp1252.json"], ["cp1252.json, line 1", "expected UTF-8", "0xa3"]),
         (["--from=list.json"], ["list.json", "example1", "found a list"]),
         (["--from=empty.json"], ["empty.json: example2", '"test_example"']),
         (["--from=joined.json"], ["joined.json: example2", '"chain_of_thought": [text, ...]']),
@@ -237,6 +238,7 @@ def test_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
         examples["example2"]["test_example"] |= change
         open(f"{name}.json", "w").write(json.dumps(examples))
     open("broken.json", "w").write('{"example1": ')
+    open("cp1252.json", "wb").write(b'{"example1": "\xa35"}')
     open("list.json", "w").write(json.dumps([OFFICIAL]))
     open("empty.json", "w").write(json.dumps({**official(1), "example2": {}}))
     error = fails(prepare_prontoqa.main, argv, capsys, monkeypatch)
