@@ -8,7 +8,7 @@ none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (
     python train.py configs/hops.py
     python train.py configs/hops.py --resume                                     # after ^C
     python train.py configs/hops.py --method=no_cot --out_dir=out/hops_no_cot    # the same model, not thinking
-    python train.py --eval_only=out/hops/best.pt --eval_file=data/hops/valid.json
+    python train.py --eval_only=out/hops --eval_file=data/hops/valid.json
 """
 
 import dataclasses
@@ -24,13 +24,19 @@ import torch
 import batches
 import data
 import parallel
-from checkpoint import is_ours, load_checkpoint, pick_device, pretrained_model
+from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, pretrained_model
 from config import UserError, cli, parse
 from curriculum import for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
 from settings import TrainConfig
 from tokenizer import make_tokenizer
+from weights import find as find_weights
+
+# What an evaluation does with what it is given: with a checkpoint of ours, and with weights from elsewhere
+ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "grading", "eval_batch_size", "device", "dtype"}
+ACTS_ON_WEIGHTS = ACTS | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens",
+                          "method", "c_thought", "max_latent_stage", "pad_latent_to_max", "remove_from"}  # fmt: skip
 
 
 def learning_rate(cfg, index, step, n_steps):
@@ -147,16 +153,41 @@ def show_test(test, n_problems, path):
     print(f"test accuracy {test['accuracy']:.1%}{as_numbers} on {n_problems:,} problems, {took} ({path})")
 
 
+def check_given(cfg, path, saved_cfg=None):
+    """UserError for settings that were given, but would have no effect on the evaluation of a checkpoint, or weights.
+
+    A checkpoint brings its settings along: who gives the same ones is not misled. A config file is read for what acts
+    on weights from elsewhere; that it also says how to train does no harm.
+    """
+    if saved_cfg:
+        acts, given = ACTS, {k: how for k, how in cfg.given.items() if getattr(cfg, k) != getattr(saved_cfg, k)}
+    else:
+        acts, given = ACTS_ON_WEIGHTS, {k: how for k, how in cfg.given.items() if how == f"--{k}"}
+    idle = {k: how for k, how in given.items() if k not in acts}
+    idle = [how + (f" (there: {getattr(saved_cfg, k)!r})" if saved_cfg else "") for k, how in idle.items()]
+    if idle:
+        raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
+    if given.get("eval_file") and given.get("data_dir") == "--data_dir":
+        raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
+    if "data_dir" in given and len(cfg.data_dir) > 1:
+        raise UserError(f"--eval_only={path}: {given['data_dir']} names several folders, expected one")
+    if not saved_cfg and "tokenizer" in cfg.given and cfg.tokenizer != "gpt2":
+        raise UserError(f"{path}: GPT-2's weights know GPT-2's tokens only, but {cfg.given['tokenizer']} is another")
+
+
 def evaluate_only(cfg):
     """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
-    path = cfg.eval_only
+    path = find_checkpoint(cfg.eval_only)
     if is_ours(path):
         model, saved_cfg, tok, saved = load_checkpoint(path)
-        wanted = {k: getattr(cfg, k) for k in ("device", "dtype", "eval_batch_size")}
-        cfg, pieces = dataclasses.replace(saved_cfg, eval_file=cfg.eval_file, **wanted), saved["pieces"]
+        check_given(cfg, path, saved_cfg)
+        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.given or k in ("eval_batch_size", "device", "dtype")}
+        cfg, pieces = dataclasses.replace(saved_cfg, **wanted), saved["pieces"]
     else:
+        check_given(cfg, path)
+        find_weights(path)  # what is not there is missed before GPT-2's vocabulary is downloaded
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
-        model, cfg = pretrained_model(path, cfg, tok)
+        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer="gpt2"), tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
     if unknown:
@@ -170,8 +201,10 @@ def evaluate_only(cfg):
 
 def main(argv):
     cfg = parse(TrainConfig, argv, __doc__, takes_file=True)
-    if cfg.eval_only:
+    if cfg.eval_only or cfg.given.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
         return evaluate_only(cfg)
+    if cfg.eval_file:
+        raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")
     run = Run(cfg)
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")

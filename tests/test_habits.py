@@ -6,16 +6,26 @@ Each test names the mistake that it would catch.
 
 import dataclasses
 import math
+import os
 
 import pytest
-from helpers import PROBLEM, words
+import tiktoken
+import torch
+from helpers import HERE, PROBLEM, command, fails, hops_flags, run_to_the_end, words
 
+import analyze
 import data
 import evaluate
 import prepare_addition
 import prepare_hops
+import sample
+import tokenizer
+import train
 from config import UserError, parse
+from model import GPT, GPTConfig
+from run import Run
 from settings import TrainConfig
+from weights import is_projection, write_safetensors
 
 # ---------------------------------------------------------------- extremes
 
@@ -58,3 +68,157 @@ def test_many_stages_are_looked_through_at_once(monkeypatch):
 def test_a_stage_is_described_as_it_is(settings, stage, n_steps, text):
     """Catches "every step is written" where there are none, and thoughts that are not mentioned."""
     assert evaluate.describe(TrainConfig(max_latent_stage=2, **settings), stage, n_steps).startswith(text)
+
+
+# ---------------------------------------------------------------- places
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with data/ and a finished run of two hops, out/run, whose stages have a step each."""
+    folder = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
+        run_to_the_end([*hops_flags(), "--steps=1", "--out_dir=out/run"]).lock.close()
+        train.main([*hops_flags(), "--steps=1", "--out_dir=out/run", "--resume"])  # for its last line, the test
+    return folder
+
+
+@pytest.fixture
+def in_trained(trained, monkeypatch):
+    monkeypatch.chdir(trained)
+
+
+def test_scripts_run_from_anywhere(tmp_path):
+    """Catches a script that looks beside itself, or hints that do not work when pasted into a shell."""
+    config = os.path.join(HERE, "configs", "hops.py")
+    failed = command(tmp_path, "train.py", config)
+    assert f"data/hops/train.json: no such file in the current folder, {tmp_path}; `python " in failed.stderr
+    hint = failed.stderr.partition("`python ")[2].partition("`")[0]
+    assert os.path.samefile(tmp_path / hint, os.path.join(HERE, "prepare_hops.py"))
+    assert command(tmp_path, hint, "--train=9", "--valid=3", "--test=3").returncode == 0
+    assert (tmp_path / "data/hops/train.json").exists()
+    flags = "--steps=1 --n_layer=1 --n_embd=16 --out_dir=out/x".split()
+    assert command(tmp_path, "train.py", config, *flags).returncode == 0
+    assert "3 of 3" not in command(tmp_path, "sample.py").stderr
+    for path in ("nowhere/best.pt", "nowhere"):
+        assert f"{path}: no such checkpoint in the current folder" in command(tmp_path, "sample.py", path).stderr
+
+
+@pytest.mark.parametrize("path", ["out/run", "out/run/", "out/run/best.pt", "out/run/ckpt.pt"])
+def test_a_run_is_its_folder_or_a_file_in_it(path, in_trained, capsys, monkeypatch):
+    """Catches a script that takes one of them only."""
+    sample.main([path, "--count=1"])
+    sample.main([f"--out_dir={path}", "--count=1"])
+    train.main([f"--eval_only={path}"])
+    analyze.main([path, "--count=4", f"--out={path.replace('/', '_')}.json"])
+    run = parse(TrainConfig, [*hops_flags(), "--out_dir=out/on", f"--init_from={path}", "--overwrite"], "")
+    assert Run(run).cfg.n_embd == 16
+    found = path if path.endswith(".pt") else os.path.join(path, "best.pt")
+    assert capsys.readouterr().out.count(f"{found}: coconut, stage") == 4
+    pytest.importorskip("matplotlib")
+    import plot
+
+    plot.main([path])
+    assert "training.png" in capsys.readouterr().out
+
+
+def test_a_folder_without_a_run_is_named(in_trained, capsys, monkeypatch):
+    for main, argv in ((sample.main, ["data"]), (analyze.main, ["data"])):
+        assert "data: no checkpoint, best.pt or ckpt.pt, in this folder" in fails(main, argv, capsys, monkeypatch)
+
+
+def test_without_the_internet_gpt2s_tokens_are_one_short_line(monkeypatch):
+    """Catches a page of requests' words; and a checkpoint's folder that is taken for GPT-2's weights."""
+
+    def offline(name):
+        raise ConnectionError("HTTPSConnectionPool(host='x'): Max retries exceeded\n" * 9)
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(UserError, match="ConnectionError; offline.*TIKTOKEN_CACHE_DIR") as e:
+        tokenizer.make_tokenizer("gpt2")
+    assert len(str(e.value)) < 200 and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "content, part",
+    [
+        (b"hello", "not a checkpoint of this project"),
+        ({"model": 1}, "found model"),
+        ([1], "found list"),
+        (b"", "not a"),
+    ],
+)
+def test_other_files_are_no_checkpoints(content, part, tmp_path, capsys, monkeypatch):
+    """Catches torch's own words for a file that is none of its, and a KeyError's for somebody else's."""
+    path = tmp_path / "ckpt.pt"
+    path.write_bytes(content) if type(content) is bytes else torch.save(content, path)
+    for main in (sample.main, analyze.main):
+        error = fails(main, [str(path)], capsys, monkeypatch)
+        assert part in error and "Weights only" not in error and len(error) < 300, error
+
+
+# ---------------------------------------------------------------- settings of an evaluation
+
+
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--data_dir=/nowhere"], ["/nowhere/test.json: no such file"]),
+        (["--data_dir=/nowhere", "--max_new_tokens=1", "--c_thought=5"], ["without effect", "--c_thought (there: 1)"]),
+        (["--lr=3", "--steps=1,1", "--seed=1"], ["without effect on an evaluation: --lr (there: (0.001,)), --steps"]),
+        (["config.py"], ["without effect", "n_layer in config.py (there: 1)"]),
+        (["--eval_file=data/test.json", "--data_dir=other"], ["--eval_file and --data_dir", "one of them"]),
+        (["--data_dir=data,other"], ["--data_dir names several folders"]),
+        (["--eval_file=nowhere.json"], ["nowhere.json: no such file"]),
+        (["--eval_file=data"], ["data: expected a file, found a folder"]),
+        (["--resume"], ["without effect", "--resume"]),
+        (["--tokenizer=gpt2"], ["--tokenizer (there: 'words')"]),
+    ],
+)
+def test_what_would_not_act_is_refused(argv, parts, in_trained, capsys, monkeypatch):
+    """Catches an evaluation that is not what was asked for."""
+    with open("config.py", "w") as f:
+        f.write("max_latent_stage = 2\nn_layer = 7\n")
+    error = fails(train.main, ["--eval_only=out/run", *argv], capsys, monkeypatch)
+    assert all(part in error for part in parts), error
+
+
+def test_what_is_given_acts(in_trained, capsys, monkeypatch):
+    """Catches settings that are taken from the checkpoint although others were given; and the same, given again."""
+
+    def evaluated(*argv):
+        train.main(["--eval_only=out/run/best.pt", *argv])
+        return capsys.readouterr().out
+
+    prepare_hops.main("--nodes=6 --hops=2 --train=5 --valid=5 --test=7 --out_dir=other".split())
+    assert "data/test.json" in evaluated() and "on 9 problems" in evaluated()
+    assert "other/test.json" in evaluated("--data_dir=other") and "on 7 problems" in evaluated("--data_dir=other")
+    assert "other/valid.json" in evaluated("--eval_file=other/valid.json", "--eval_batch_size=2")
+    assert "1.0 tokens" in evaluated("--max_new_tokens=1") and "1.0 tokens" not in evaluated()
+    assert evaluated(*hops_flags(), "--steps=1", "--out_dir=out/run") == evaluated()  # the command that made it
+    for empty in ("--eval_only=", "--eval_file=data/test.json"):
+        error = fails(train.main, [empty, "--out_dir=out/none", "--data_dir=data"], capsys, monkeypatch)
+        assert "--eval_only=: without effect" in error or "belongs to --eval_only" in error
+    assert not os.path.exists("out/none")
+
+
+def test_weights_from_elsewhere_need_no_tokenizer_named(in_trained, capsys, monkeypatch):
+    """Catches "the tokenizer 'words'" where GPT-2's alone is possible, and settings of training that are dropped."""
+    model = GPT(GPTConfig(1, 2, 16, 64, 50257))
+    write_safetensors("model.safetensors", {k: t.T if is_projection(k) else t for k, t in model.state_dict().items()})
+    with open("config.json", "w") as f:
+        f.write('{"n_head": 2}')
+    argv = ["--eval_only=model.safetensors", "--max_new_tokens=3", "--question_format= {}"]
+    try:
+        train.main([*argv, "--eval_file=data/test.json", "--max_latent_stage=2", "--c_thought=1"])
+    except UserError as e:
+        pytest.skip(str(e)) if "vocabulary" in str(e) else pytest.fail(str(e))
+    assert "on 9 problems, 3.0 tokens and 2.0 thoughts each" in capsys.readouterr().out
+    with open("recipe.py", "w") as f:  # what it says of training does no harm
+        f.write("lr = 3.0\nmethod = 'no_cot'\ndata_dir = 'data'\n")
+    train.main([*argv, "recipe.py"])
+    assert "no_cot, stage" in capsys.readouterr().out
+    assert "without effect on an evaluation: --n_head" in fails(train.main, [*argv, "--n_head=2"], capsys, monkeypatch)
+    assert "GPT-2's tokens only" in fails(train.main, [*argv, "--tokenizer=words"], capsys, monkeypatch)
