@@ -13,7 +13,9 @@ Ask a trained model, and look into its thoughts: norm, cosine to the one before,
 import glob
 import json
 import os
+import shutil
 import sys
+import textwrap
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from itertools import chain, takewhile
@@ -67,7 +69,7 @@ def load(args):
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
     path = find_checkpoint(args.out_dir or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
-    latest = "" if args.out_dir else " (the latest run; --out_dir=FOLDER for another)"
+    latest = "" if args.out_dir else " (the latest run; FOLDER for another)"
     print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
     return model, cfg, tok, saved | {"path": path, "pieces": {*saved["pieces"], " "}}
 
@@ -137,22 +139,46 @@ def bar(p, width=4):
     return ("█" * full + " ▏▎▍▌▋▊▉"[rest]).ljust(width)[:width]
 
 
+def fit(thoughts, columns):
+    """(how many tokens of a thought are shown, in how many columns each, how many of them with a bar) on one line.
+
+    If they do not all fit, only the first keeps its bar, then their texts are cut, and then there are fewer.
+    """
+    n, widest = len(thoughts[0]["tokens"]), max(len(text) for thought in thoughts for text, _ in thought["tokens"])
+    head, percent, bar, cut = 25, 9, 5, min(widest, 8)  # columns of each
+    for width, bars in ((widest, n), (widest, 1), (cut, 1)):
+        if head + n * (width + percent) + bars * bar <= columns:
+            return n, width, bars
+    return max(1, (columns - head - bar) // (cut + percent)), cut, 1
+
+
+def wrap(text, columns):
+    """The lines of a text, broken where they are too long."""
+    return [part for line in text.split("\n") for part in textwrap.wrap(line, columns) or [""]]
+
+
 def show(seen):
-    """Print what answer() yields: in colour on a terminal, plain in a pipe, or where NO_COLOR is set."""
-    colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
+    """Print what answer() yields, as wide as the terminal: in colour there, plain in a pipe, or with NO_COLOR set."""
+    colour, columns = sys.stdout.isatty() and not os.environ.get("NO_COLOR"), shutil.get_terminal_size().columns
     bold, cyan, green, red, off = (f"\033[{code}m" * colour for code in (1, 36, 32, 31, 0))
-    print(f"\nquestion    {seen['question']}")
+    margin = " " * 12
+    print("\nquestion    " + f"\n{margin}".join(wrap(seen["question"], columns - 12)))
     print("             norm  cosine  likeliest tokens\n" * bool(seen["thoughts"]), end="")
-    widest = max((len(text) for thought in seen["thoughts"] for text, _ in thought["tokens"]), default=0)
+    n, width, bars = fit(seen["thoughts"], columns) if seen["thoughts"] else (0, 0, 0)
     for i, thought in enumerate(seen["thoughts"], 1):
         cosine = "" if thought["cosine"] is None else f"{thought['cosine']:.2f}"
         row = f"thought {i:<3} {thought['norm']:5.1f}  {cosine:>6}"
-        for text, p in thought["tokens"]:
+        for k, (text, p) in enumerate(thought["tokens"][:n]):
             percent = f"{p:.1%}" if p > 0.001 else "<0.1%"
-            row += f"  {bold * (p > 0.5)}{text:<{widest}}{off} {cyan}{bar(p)}{off} {percent:<6}"
+            text = text if len(text) <= width else text[: width - 1] + "…"
+            row += f"  {bold * (p > 0.5)}{text:<{width}}{off} {f'{cyan}{bar(p)}{off} ' * (k < bars)}{percent:<6}"
         print(row.rstrip())
-    verdict = {True: f"{green}(right)", False: f"{red}(wrong: {seen['expected']})", None: ""}[seen["right"]]
-    print(f"writes      {seen['writes']}   {verdict}{off}")
+    verdict = {True: "(right)", False: f"(wrong: {seen['expected']})", None: ""}[seen["right"]]
+    writes = wrap(seen["writes"], columns - 12)
+    beside = len(writes[-1]) + 3 + len(verdict) <= columns - 12
+    verdict = f"\n{margin}".join(wrap(verdict, columns - 12))
+    print("writes      " + f"\n{margin}".join(writes), end="   " if beside else f"\n{margin}")
+    print(f"{green if seen['right'] else red}{verdict}{off}" if verdict else "")
 
 
 @torch.no_grad()

@@ -222,3 +222,41 @@ def test_weights_from_elsewhere_need_no_tokenizer_named(in_trained, capsys, monk
     assert "no_cot, stage" in capsys.readouterr().out
     assert "without effect on an evaluation: --n_head" in fails(train.main, [*argv, "--n_head=2"], capsys, monkeypatch)
     assert "GPT-2's tokens only" in fails(train.main, [*argv, "--tokenizer=words"], capsys, monkeypatch)
+
+
+# ---------------------------------------------------------------- a terminal of 80 columns
+
+
+@pytest.mark.parametrize("columns", [60, 80, 100, 200])
+def test_what_sample_shows_fits_the_terminal(columns, in_trained, capsys, monkeypatch):
+    """Catches lines that a terminal breaks, and tokens that are left out although there is room."""
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    question = ["--question", " ".join("abcdef" * 8) + " start a", "--latent=8"]
+    monkeypatch.setattr(sample, "load", lambda args, load=sample.load: with_room(load(args), 200))
+    for argv in (["--latent=8"], question, ["--top=30"], ["--max_new_tokens=100"]):
+        sample.main(["out/run", *argv])
+        lines = capsys.readouterr().out.splitlines()
+        assert max(map(len, lines)) <= columns
+        thoughts = [line for line in lines if line.startswith("thought")]
+        assert thoughts and all(line.count("%") >= 1 for line in thoughts)
+        if columns == 200 and "--top=30" not in argv:
+            assert all(line.count("%") == 5 for line in thoughts) and not any("…" in line for line in thoughts)
+
+
+def with_room(loaded, block_size):
+    """A model whose sequences may be longer."""
+    model, cfg, *rest = loaded
+    longer = GPT(dataclasses.replace(model.config, block_size=block_size)).eval()
+    longer.load_state_dict({k: v for k, v in model.state_dict().items() if k != "wpe.weight"}, strict=False)
+    return longer, dataclasses.replace(cfg, block_size=block_size), *rest
+
+
+def test_what_fits_is_shown_whole():
+    """Catches bars that go before they have to: first those behind the first token, then texts, then tokens."""
+    short, long = ([{"tokens": [[text, 0.2]] * 5}] * 3 for text in ("a", "<|start-latent|>"))
+    assert sample.fit(short, 100) == (5, 1, 5) and sample.fit(short, 80) == (5, 1, 1)
+    assert sample.fit(long, 200) == (5, 16, 5) and sample.fit(long, 155) == (5, 16, 1)
+    assert (
+        sample.fit(long, 120) == (5, 8, 1) and sample.fit(long, 80) == (2, 8, 1) and sample.fit(long, 20) == (1, 8, 1)
+    )
