@@ -163,15 +163,19 @@ def literal(text):
         return text  # not a number or tuple: check() will say so
 
 
-def cli(main):
-    """Run a script's main(argv). What the user can put right becomes one line on stderr and exit code 2."""
+def to_stderr(text):
+    print(text, file=sys.stderr)
+
+
+def cli(main, say=to_stderr):
+    """Run a script's main(argv). What the user can put right becomes one line, for say(), and exit code 2."""
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as e:
-        print(f"error: {e}", file=sys.stderr)
+        say(f"error: {e}")
     except OSError as e:  # disk full, no permission, ...
-        print(f"error: {e.filename or 'files'}: {e.strerror or e}", file=sys.stderr)
+        say(f"error: {e.filename or 'files'}: {e.strerror or e}")
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        say("\nstopped")
         sys.exit(130)
     sys.exit(2)

@@ -137,7 +137,8 @@ def lock(path):
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            print(f"waiting for another process, which writes {path}", file=sys.stderr)
+            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one says it for all
+                print(f"waiting for another process, which writes {path}", file=sys.stderr)
             fcntl.flock(file, fcntl.LOCK_EX)
         except OSError:
             file.close()

@@ -31,8 +31,11 @@ def length_batches(prompts, batch_size):
     return done
 
 
-def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
-    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each."""
+def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, **sampling):
+    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each.
+
+    progress: how many questions there are, these and other processes' shares, if it should be said how far it is.
+    """
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
     max_new_tokens = min(max_new_tokens, model.config.block_size)  # more do not fit, but would be given memory
     device = next(model.parameters()).device
@@ -49,8 +52,9 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
         done += len(chosen)
         if progress:
             left = duration((time.time() - began) / done * (len(prompts) - done))
+            answered = min(done * parallel.WORLD, progress)  # the others are about as far
             end = "\n" if done == len(prompts) else ""
-            print(f"\ranswered {done:,} of {len(prompts):,} questions, {left} left  ", end=end, flush=True)
+            print(f"\ranswered {answered:,} of {progress:,} questions, {left} left  ", end=end, flush=True)
     return solved
 
 
@@ -77,7 +81,7 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     prompts = [split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     share = parallel.share(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
-    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress)
+    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems))
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
     solved = parallel.gather(solved[: len(parallel.share(prompts))])
     model.train()

@@ -199,12 +199,8 @@ def evaluate_only(cfg):
     show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)
 
 
-def main(argv):
-    cfg = parse(TrainConfig, argv, __doc__, takes_file=True)
-    if cfg.eval_only or cfg.given.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
-        return evaluate_only(cfg)
-    if cfg.eval_file:
-        raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")
+def train(cfg, argv):
+    """The whole run, or the rest of it, and its test; returns 130 if it was interrupted."""
     run = Run(cfg)
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")
@@ -244,5 +240,18 @@ def main(argv):
     print(f"look at its thoughts: python sample.py --out_dir={cfg.out_dir}")
 
 
+def main(argv):
+    parallel.quiet()
+    cfg = parse(TrainConfig, argv, __doc__, takes_file=True)
+    if cfg.eval_only or cfg.given.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
+        code = evaluate_only(cfg)
+    elif cfg.eval_file:
+        raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")
+    else:
+        code = train(cfg, argv)
+    parallel.stop()
+    return code
+
+
 if __name__ == "__main__":
-    cli(main)
+    cli(main, parallel.say)

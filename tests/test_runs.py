@@ -163,6 +163,31 @@ def test_two_processes_equal_one(tmp_path):
         assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
 
 
+def torchrun(cwd, *argv):
+    run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", os.path.join(HERE, "train.py"), *argv]
+    return subprocess.run(run, cwd=cwd, text=True, capture_output=True)
+
+
+def test_two_processes_talk_as_one(tmp_path):
+    """Catches headers, notes and errors that come once per process, a share that is shown as the whole, and an end in
+    an abort (exit code 1) after the result: one process leaves while the other still needs it."""
+    sizes = "--nodes=6 --hops=2 --train=50 --valid=9 --test=1 --out_dir=data".split()
+    assert command(tmp_path, "prepare_hops.py", *sizes).returncode == 0
+    assert command(tmp_path, "train.py", *hops_flags(), "--steps=1", "--out_dir=out").returncode == 0
+    for file, n in (("data/test.json", 1), ("data/valid.json", 9)):
+        done = torchrun(tmp_path, "--eval_only=out", f"--eval_file={file}")
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(f"out/best.pt: coconut, stage 2; {file}") == 1
+        assert done.stdout.count("test accuracy") == 1 and f"answered {n} of {n} questions" in done.stdout
+        assert not any(f"answered {n} of {m}" in done.stdout for m in range(n))
+    for argv, error in (
+        (["--batchsize=3"], "error: command line: there is no setting 'batchsize'"),
+        ([*hops_flags(), "--out_dir=out"], "error: out/ckpt.pt is there from an earlier run"),
+    ):
+        done = torchrun(tmp_path, *argv)
+        assert done.returncode != 0 and done.stderr.count(error) == 1, done.stderr
+
+
 def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
     """Catches words that get the embedding of others when there are new ones, and longer problems that do not fit."""
     monkeypatch.chdir(tmp_path)
