@@ -73,6 +73,25 @@ def find_pieces(problems, cfg):
     return sorted({piece for p in problems for text in texts(p, cfg) for piece in pattern.findall(text)})
 
 
+def unknown_pieces(problems, cfg, pieces):
+    """(how many of the problems have words, or characters, that are not among the pieces; these, in their order).
+
+    The tokenizer spells them in bytes, which the model has never been trained on.
+    """
+    known, found, n = {*pieces, " "}, {}, 0
+    for p in problems:
+        new = [piece.strip() or piece for piece in find_pieces([p], cfg) if piece not in known]
+        n += bool(new)
+        found.update(dict.fromkeys(new))
+    return n, [*found]
+
+
+def name_some(pieces, most=5):
+    """A few of them, for a message, and how many there are besides."""
+    shown = ", ".join(repr(piece)[:40] for piece in pieces[:most])
+    return shown + f" and {len(pieces) - most:,} more" * (len(pieces) > most)
+
+
 class Problems:
     """Problems in tokens, packed into arrays, so that 400,000 of them take megabytes; problems[i] is a Problem.
 
@@ -94,6 +113,36 @@ class Problems:
 
     def __iter__(self):
         return map(self.__getitem__, range(len(self)))
+
+    def questions(self):
+        """The tokens of each question, as bytes."""
+        of = self.first[:-1]
+        return (self.tokens[a:b].tobytes() for a, b in zip(self.bounds[of].tolist(), self.bounds[of + 1].tolist()))
+
+
+def compare(path, problems, trains, cfg, tok, pieces):
+    """In one line: how much of a file is in the training data (a list of Problems), and what of it never is.
+
+    In words or characters, where the tokenizer is made of them; else in tokens, which are known, whoever has seen them.
+    """
+    if cfg.tokenizer == "gpt2":
+        seen = np.zeros(tok.n_vocab, bool)
+        for train in trains:
+            seen[train.tokens] = True
+        new = ~seen[problems.tokens]
+        n_new = np.logical_or.reduceat(new, problems.bounds[problems.first[:-1]]).sum()
+        found = [tok.decode([t]).strip() for t in dict.fromkeys(problems.tokens[new].tolist())]
+    else:
+        n_new, found = unknown_pieces(load_json(path), cfg, pieces)
+    asked = [*problems.questions()]
+    common = {*asked}.intersection(chain.from_iterable(train.questions() for train in trains))
+    n_common, n = sum(question in common for question in asked), len(asked)
+    what = {"gpt2": "tokens", "words": "words", "chars": "characters"}[cfg.tokenizer]
+    line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
+    if not n_new:
+        return f"{line}; all of their {what} are"
+    warning = "WARNING: " * (cfg.tokenizer != "gpt2")
+    return f"{warning}{line}; {n_new:,} have {what} that are not, such as {name_some(found)}"
 
 
 def encode(problems, cfg, tok):
@@ -143,12 +192,12 @@ def load(path, cfg, tok, pieces=()):
         with suppress(OSError), open(own, "wb") as f:  # if it cannot be kept, it takes longer next time
             np.savez(f, key=key.hexdigest(), **arrays)
             os.replace(f.name, path + ".npz")
-    check_lengths(problems, cfg, tok, path)
+    check_lengths(problems, cfg, tok, path, pieces)
     problems.key = key.hexdigest()
     return problems
 
 
-def check_lengths(problems, cfg, tok, path):
+def check_lengths(problems, cfg, tok, path, pieces=()):
     """UserError for a problem without a question, or one that does not fit into block_size at some stage."""
     first = problems.first
     if not (np.diff(problems.bounds)[first[:-1]]).all():
@@ -162,6 +211,10 @@ def check_lengths(problems, cfg, tok, path):
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
                 needed = f"block_size is {cfg.block_size}, {len(prefix) + n + len(suffix)} or more would do"
+                unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1] if pieces else []
+                if unknown:
+                    what = f"{len(unknown):,} of its {cfg.tokenizer} are not in train.json"
+                    needed = f"block_size is {cfg.block_size}; {what}, and are spelt in bytes: {name_some(unknown)}"
                 raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
 
 

@@ -4,6 +4,7 @@ Let a model answer questions, count what is right, and tell it in words and tabl
 
 import time
 from contextlib import nullcontext
+from itertools import islice
 
 import torch
 
@@ -12,6 +13,8 @@ import parallel
 from curriculum import METHODS, Row, count, make_row, split
 from grading import read_answer, same_number
 from tokenizer import EOS, NONE
+
+LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
 
 
 def precision(cfg, device):
@@ -89,16 +92,32 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
     model.eval()
     with torch.no_grad():
+        loss = written_loss(model, problems, stage, cfg, tok)
         hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else []
     model.train()
     return {
         **{f"thought_{k + 1}": hit for k, hit in enumerate(hits)},
+        "loss": loss,
         "accuracy": sum(answer == right for answer, right in answers) / len(problems),
         "number_accuracy": sum(bool(same_number(*pair)) for pair in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
     }
+
+
+def written_loss(model, problems, stage, cfg, tok):
+    """Mean cross-entropy, in nats, of what training scores in the first LOSS_PROBLEMS problems: the right solutions."""
+    device, found = next(model.parameters()).device, []
+    rows = [make_row(p, stage, cfg, tok) for p in islice(problems, LOSS_PROBLEMS)]
+    share = parallel.share(rows) or rows[:1]  # as in evaluate()
+    for start in range(0, len(share), cfg.eval_batch_size):
+        batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
+        with precision(cfg, device):
+            _, loss = model(batch.prefix, batch.prefix_len, batch.n, batch.suffix, batch.labels)
+        found.append((loss.item(), int((batch.labels != -100).sum())))
+    found = parallel.gather(found if parallel.share(rows) else [])
+    return sum(mean * n for mean, n in found) / max(1, sum(n for _, n in found))
 
 
 def thought_hits(model, problems, stage, cfg, tok):
@@ -149,17 +168,19 @@ def duration(seconds):
 
 
 def show_progress(run, stage, loss, lr, ms):
-    cfg, progress, valid = run.cfg, run.progress, "accuracy    -   |thought|   - "
+    """Print a line of at most 120 columns; what was measured at an earlier step stands in brackets."""
+    cfg, progress, valid = run.cfg, run.progress, "accuracy     -   |thought|   -  "
     step, n_steps = progress["step"], run.lengths[progress["index"]]
     left = (n_steps - step + sum(run.lengths[progress["index"] + 1 :])) * progress["seconds"] / step
     if progress["valid"]:
         hits = [f"{100 * value:.0f}" for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
-        norm = f"|thought| {progress['valid']['thought_norm']:4.1f}"
-        valid = f"accuracy {progress['valid']['accuracy']:6.1%}  "
-        valid += f"thoughts {' '.join(hits)} %" if hits else norm
+        accuracy, norm = f"{progress['valid']['accuracy']:.1%}", f"{progress['valid']['thought_norm']:.1f}"
+        new = progress["valid_at"] == step
+        accuracy, norm = (f" {accuracy} ", f" {norm} ") if new else (f"({accuracy})", f"({norm})")
+        valid = f"accuracy{accuracy:>8} " + (f"thoughts {' '.join(hits)} % " if hits else f"|thought|{norm:>6}")
     print(
         f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  loss {loss:.4f}  "
-        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{duration(left)}",
+        f"{valid} lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{duration(left)}",
         flush=True,
     )
 

@@ -68,7 +68,17 @@ class Run:
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
             raise UserError(f"{self.last} is there from an earlier run: {ways}")
-        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
+        self.progress = {
+            "index": 0,
+            "step": 0,
+            "total": 0,
+            "results": [],
+            "log_size": 0,
+            "valid": {},
+            "valid_at": 0,
+            "least": None,
+            "trained": (0.0, 0),
+        }  # of the stage; see watch()
         torch.manual_seed(cfg.seed)
         self.saved = load_checkpoint(self.last) if cfg.resume else None
         self.load_data()
@@ -123,6 +133,10 @@ class Run:
         self.all_problems = [
             {split: data.load(path, cfg, self.tok, self.pieces) for split, path in paths.items()} for paths in files
         ]
+        trains = [problems["train"] for problems in self.all_problems]
+        for paths, problems in zip(files, self.all_problems) if parallel.RANK == 0 and not cfg.resume else ():
+            for split in ("valid", "test"):
+                print(data.compare(paths[split], problems[split], trains, cfg, self.tok, self.pieces), flush=True)
 
     @property
     def problems(self):
@@ -159,7 +173,7 @@ class Run:
             differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
         if differing:
             raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
-        self.progress = saved["progress"]
+        self.progress |= saved["progress"]
         parallel.load_optimizer(self.objective, self.optimizer, saved["optimizer"])
         self.objective.load_state_dict(saved["objective"], strict=False)
         rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
@@ -222,10 +236,29 @@ class Run:
 
     def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
-        self.progress["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        self.progress.update(valid=valid, valid_at=self.progress["step"])
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
+        self.watch(valid["loss"])
         missing = parallel.any_of(parallel.RANK == 0 and not os.path.exists(self.best), self.device)
         if valid["accuracy"] > self.progress["best"] or missing:
             self.progress["best"] = valid["accuracy"]
             self.save(self.best)
+
+    def watch(self, valid_loss):
+        """Say once if the training loss goes on falling, but the validation loss does not: it learns by heart."""
+        progress, (total, n) = self.progress, self.progress["trained"]
+        progress["trained"], train_loss = (0.0, 0), float(total) / n  # the mean since the last evaluation
+        least = progress["least"]
+        if not least or valid_loss < least["valid"]:
+            progress["least"] = {"valid": valid_loss, "train": train_loss, "at": progress["total"], "since": 0}
+            return
+        least["since"] += 1
+        falls = train_loss < 0.8 * least["train"] and train_loss < valid_loss / 1.5
+        if falls and least["since"] >= 3 and not progress.get("warned"):
+            progress["warned"] = True
+            print(f"  WARNING: the {len(self.problems['train']):,} training problems are being learned by heart:")
+            print(f"    since step {least['at']} their loss has fallen from {least['train']:.2g} to {train_loss:.2g},")
+            print(f"    that of validation problems has not: {least['valid']:.2g} then, {valid_loss:.2g} now.")
+            print("    More training problems help, or --dropout, or a smaller model.", flush=True)

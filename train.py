@@ -87,7 +87,7 @@ def train_stage(run, stop):
     stage, n_steps = run.plan[index], run.lengths[index]
     if progress["step"] == 0:
         run.log("stage", stage)
-        progress.update(seconds=0.0, best=-1.0, valid={})
+        progress.update(seconds=0.0, best=-1.0, valid={}, least=None, trained=(0.0, 0))
     title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
     title += f", {for_stage(cfg.data_dir, index)}" * (len(cfg.data_dir) > 1)
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
@@ -123,6 +123,8 @@ def train_stage(run, stop):
             raise UserError(f"training broke down ({e}) at {where}; {good}") from None
         progress["step"] += 1
         progress["total"] += 1
+        so_far, n = progress["trained"]
+        progress["trained"] = so_far + losses.get("ce", losses["loss"]), n + 1
 
         end = progress["step"] == n_steps
         evaluated = end or progress["step"] % (cfg.eval_every or epoch_steps) == 0
@@ -189,9 +191,10 @@ def evaluate_only(cfg):
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer="gpt2"), tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
-    unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
+    n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces) if pieces else (0, [])
     if unknown:
-        print(f"WARNING: {len(unknown)} words of {file} are not known to the model, such as {min(unknown)!r}")
+        what = f"{cfg.tokenizer} that the model does not know, such as {data.name_some(unknown)}"
+        print(f"WARNING: {n_unknown:,} problems of {file} have {what}")
     problems = data.load(file, cfg, tok, pieces)
     stage = saved["stage"] if saved else stages(cfg, int(problems.n_steps.max()))[0][-1]
     print(f"{path}: {cfg.method}, stage {stage}; {file}")

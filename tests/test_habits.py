@@ -5,15 +5,19 @@ Each test names the mistake that it would catch.
 """
 
 import dataclasses
+import json
 import math
 import os
+import random
 
 import pytest
 import tiktoken
 import torch
-from helpers import HERE, PROBLEM, command, fails, hops_flags, run_to_the_end, words
+from helpers import HERE, PROBLEM, TINY, command, fails, hops_flags, run_to_the_end, words
 
 import analyze
+import batches
+import curriculum
 import data
 import evaluate
 import prepare_addition
@@ -260,3 +264,117 @@ def test_what_fits_is_shown_whole():
     assert (
         sample.fit(long, 120) == (5, 8, 1) and sample.fit(long, 80) == (2, 8, 1) and sample.fit(long, 20) == (1, 8, 1)
     )
+
+
+# ---------------------------------------------------------------- data of one's own
+
+
+def family(names, n, seed=0):
+    """Problems in words, with these first names."""
+    rng, problems = random.Random(seed), []
+    for _ in range(n):
+        a, b, c = rng.sample(names, 3)
+        question = f"{a} is the mother of {b}. {b} is the mother of {c}. Who is the grandmother of {c}?"
+        problems.append({"question": question, "steps": [f"The mother of {c} is {b}."], "answer": a})
+    return problems
+
+
+def own_data(folder, **splits):
+    os.makedirs(folder, exist_ok=True)
+    for split, problems in splits.items():
+        with open(f"{folder}/{split}.json", "w") as f:
+            json.dump(problems, f)
+    return [*TINY, f"--data_dir={folder}", "--out_dir=out", "--overwrite", "--block_size=100", "--max_latent_stage=1"]
+
+
+OLD, NEW = "Anna Bob Carl Dora Eve".split(), "Yves Zoe Anna Bob".split()
+
+
+def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, monkeypatch, capsys):
+    """Catches a run to 0.0 % without a word, and test questions that the model has been trained on."""
+    monkeypatch.chdir(tmp_path)
+    train_problems = family(OLD, 60)
+    test_problems = [*train_problems[:2], *family(OLD, 30, seed=1)]
+    flags = own_data("own", train=train_problems, valid=family(NEW, 20), test=test_problems)
+    known = sum(p["question"] in {q["question"] for q in train_problems} for p in test_problems)
+    n_new = sum("Zoe" in p["question"] or "Yves" in p["question"] for p in family(NEW, 20))
+    Run(parse(TrainConfig, flags, "")).lock.close()
+    valid, test, *_ = capsys.readouterr().out.splitlines()
+    assert valid.startswith("WARNING: own/valid.json: 20 problems, 0 of whose questions are in train.json, too; ")
+    assert valid.endswith(f"{n_new} have words that are not, such as 'Yves', 'Zoe'")
+    line = f"own/test.json: 32 problems, {known} of whose questions are in train.json, too; all of their words are"
+    assert test == line
+    assert known >= 2
+    Run(parse(TrainConfig, [*flags, "--tokenizer=chars", "--block_size=200"], "")).lock.close()
+    valid, test, *_ = capsys.readouterr().out.splitlines()
+    assert valid.endswith(f"{n_new} have characters that are not, such as 'Y', 'Z'")
+
+
+def test_tokens_of_gpt2_that_train_does_not_have_are_told_too(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    own_data("own", train=family(OLD, 60), valid=family(NEW, 20), test=family(OLD, 20))
+    cfg = TrainConfig(tokenizer="gpt2", block_size=200)
+    try:
+        tok = tokenizer.make_tokenizer("gpt2")
+    except UserError as e:
+        pytest.skip(str(e))
+    trains = [data.load("own/train.json", cfg, tok)]
+    line = data.compare("own/valid.json", data.load("own/valid.json", cfg, tok), trains, cfg, tok, [])
+    assert line.startswith("own/valid.json") and "have tokens that are not, such as " in line and "'Zoe'" in line
+    line = data.compare("own/test.json", data.load("own/test.json", cfg, tok), trains, cfg, tok, [])
+    assert line.endswith("all of their tokens are")
+
+
+@pytest.mark.parametrize("kind, unit", [("words", "words"), ("chars", "chars")])
+def test_unknown_words_are_the_reason_for_too_long(kind, unit, tmp_path, capsys, monkeypatch):
+    """Catches "too long: 262 + 0 + 22 positions" of a question of thirty words, and a reason that is none."""
+    monkeypatch.chdir(tmp_path)
+    few = [{"question": "猫", "steps": ["b"], "answer": "c"}] * 3
+    flags = own_data("own", train=few, valid=family(OLD, 3) * 2, test=few)
+    error = fails(train.main, [*flags, f"--tokenizer={kind}", "--block_size=30"], capsys, monkeypatch)
+    assert "valid.json: example 0 is too long" in error and f"of its {unit} are not in train.json" in error, error
+    assert "spelt in bytes: " in error and len(error) < 350
+    flags = own_data("own", train=family(OLD, 60), valid=family(OLD, 3), test=few)
+    error = fails(train.main, [*flags, f"--tokenizer={kind}", "--block_size=9"], capsys, monkeypatch)
+    assert "or more would do" in error and "bytes" not in error
+
+
+def test_learning_by_heart_is_said_once(tmp_path, monkeypatch, capsys):
+    """Catches a training loss that falls for nothing, in silence; and an alarm where validation follows."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=8 --train=16 --valid=30 --test=9 --out_dir=few".split())
+    flags = [*hops_flags(), "--method=cot", "--dropout=0", "--lr=0.01", "--eval_every=20", "--n_embd=32"]
+    run_to_the_end([*flags, "--data_dir=few", "--out_dir=few", "--steps=80"])
+    out = capsys.readouterr().out
+    assert out.count("the 16 training problems are being learned by heart") == 1
+    losses = [float(line.split()[2]) for line in open("few/log.txt") if " valid/loss " in line]
+    assert len(losses) == 320 / 20 and all(loss > 0 for loss in losses)
+    prepare_hops.main("--nodes=5 --hops=1 --train=90 --valid=9 --test=9 --out_dir=easy".split())
+    run_to_the_end([*flags, "--data_dir=easy", "--out_dir=easy", "--steps=80"])
+    assert "by heart" not in capsys.readouterr().out
+
+
+def test_the_validation_loss_is_that_of_training(tmp_path, monkeypatch):
+    """Catches a validation loss of other rows, of padding, or weighted by batches instead of tokens."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
+    run = Run(parse(TrainConfig, [*hops_flags(), "--eval_batch_size=4"], ""))
+    run.model.eval()
+    for stage in range(3):
+        rows = [curriculum.make_row(p, stage, run.cfg, run.tok) for p in run.problems["valid"]]
+        with torch.no_grad():
+            ((total, count),) = run.objective(batches.collate(rows)).values()
+        loss = evaluate.evaluate(run.model, run.problems["valid"], stage, run.cfg, run.tok)["loss"]
+        assert loss == pytest.approx(float(total / count), rel=1e-5)
+        run.model.eval()
+
+
+def test_an_old_figure_stands_in_brackets(in_trained, capsys):
+    """Catches the accuracy of an earlier step that is shown as if it had been measured."""
+    flags = [*hops_flags(), "--eval_every=4", "--log_every=2", "--steps=8", "--overwrite", "--out_dir=out/lines"]
+    run_to_the_end(flags)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("stage 1  ")]
+    accuracies = [line.partition("accuracy")[2].split()[0] for line in lines]
+    assert [text.startswith("(") for text in accuracies] == [False, False, True, False] and accuracies[0] == "-"
+    assert accuracies[2] == f"({accuracies[1]})" and len({line.index(" lr ") for line in lines}) == 1
+    assert max(map(len, lines)) <= 120
