@@ -58,9 +58,12 @@ def lock(path):
 class Run:
     """A training run: settings, data, plan, model, optimizer, and `progress`, which says how far it has come."""
 
-    # what a resumed run may change
-    FREE = """resume overwrite out_dir device log_every eval_batch_size micro_batch_size micro_batch_tokens save_every
-           save_minutes gradient_checkpointing compile""".split()
+    # What a resumed run may change: what has no part in its steps, and where its files are; then what has a value for
+    # each stage, for stages to come.
+    FREE = """resume overwrite out_dir data_dir device log_every eval_every eval_batch_size micro_batch_size
+           micro_batch_tokens save_every save_minutes gradient_checkpointing compile""".split()
+    OF_STAGES = "lr", "uniform_prob", "teacher_forcing"
+    LENGTHS = "steps", "epochs"
 
     def __init__(self, cfg):
         self.cfg, self.device = cfg, parallel.start(pick_device(cfg.device))
@@ -159,27 +162,71 @@ class Run:
             print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
         if len(self.plan) == 1 and len(trained) > 1:
             self.plan, n_stages = self.plan * len(trained), len(trained)
-        sizes = [len(curriculum.for_stage(trained, index)) for index in range(n_stages)]
-        epochs = [curriculum.for_stage(cfg.epochs, index) for index in range(n_stages)]
+        self.n_stages = n_stages
+        self.lengths = self.stage_lengths(cfg)
+
+    def stage_lengths(self, cfg):
+        """The steps in each stage of the plan."""
+        trained, stages = [problems["train"] for problems in self.all_problems], range(self.n_stages)
+        sizes = [len(curriculum.for_stage(trained, index)) for index in stages]
+        epochs = [curriculum.for_stage(cfg.epochs, index) for index in stages]
         lengths = [math.ceil(size / cfg.batch_size) * n for size, n in zip(sizes, epochs)]
-        lengths = [curriculum.for_stage(cfg.steps, index) for index in range(n_stages)] if cfg.steps else lengths
-        self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
+        lengths = [curriculum.for_stage(cfg.steps, index) for index in stages] if cfg.steps else lengths
+        return lengths if len(self.plan) > 1 else [sum(lengths)]
 
     def go_on(self, saved_cfg, saved):
-        """Take up a checkpoint; UserError if settings or data are not those that it was trained with."""
-        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
-        differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in self.FREE and old[k] != new[k]]
-        if saved["data"] != self.data_keys() and not differing:
-            differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
-        if differing:
-            raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
+        """Take up a checkpoint; UserError for settings or data with which it would not have come where it is."""
         self.progress |= saved["progress"]
+        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
+        kept = {k for k in new if k not in (*self.FREE, *self.OF_STAGES, *self.LENGTHS)}
+        differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k in kept and old[k] != new[k]]
+        if not differing and saved["data"] != self.data_keys():
+            differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
+        if not differing:
+            differing = self.change_lengths(self.stage_lengths(saved_cfg))
+        begun = range(self.progress["index"] + (self.progress["step"] > 0))
+        for k in self.OF_STAGES:
+            if any(curriculum.for_stage(old[k], i) != curriculum.for_stage(new[k], i) for i in begun):
+                differing.append(f"{k} was {old[k]!r}, now {new[k]!r}")
+        if differing:
+            reason = "the steps that it has done would have been others"
+            raise UserError(f"{self.last} cannot be resumed with other settings, {reason}: {'; '.join(differing)}")
         parallel.load_optimizer(self.objective, self.optimizer, saved["optimizer"])
         self.objective.load_state_dict(saved["objective"], strict=False)
         rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
         torch.set_rng_state(rng)
         if self.device.startswith("cuda") and cuda_rng is not None:
             torch.cuda.set_rng_state(cuda_rng, self.device)
+
+    def change_lengths(self, old):
+        """Give a checkpoint whose stages had the old lengths those of this run; returns what speaks against it.
+
+        More steps may be added to a stage that is not over, or has come to its end but no other has begun: all is then
+        as if they had been there from the start, unless the learning rate depends on them.
+        """
+        progress, against, possible = self.progress, [], [*self.lengths]
+        index, step, results = progress["index"], progress["step"], [*progress["results"]]
+        for i in [i for i, (a, b) in enumerate(zip(old, self.lengths)) if a != b and i <= index]:
+            over, more = i < index, self.lengths[i]
+            done = results[i][1] if over else step
+            mastered = over and 0 < self.cfg.master_at <= results[i][3]["accuracy"]
+            what = f"stage {self.plan[i]} has {'ended after' if over else 'done'} {done} of {old[i]} steps, now {more}"
+            why_not = None
+            if done and self.cfg.min_lr_ratio != 1:
+                why_not = f"{what}, but its learning rate has decayed towards the end (min_lr_ratio)"
+            elif over and not mastered and (i < index - 1 or step):
+                why_not = f"{what}, but a later one has begun"
+            elif more < done or (done and more == done and not mastered):
+                why_not = what
+            elif over and not mastered:  # the last one, which is taken up again
+                progress["results"].pop()
+                progress.update(index=i, step=done)
+            if why_not:
+                against.append(why_not)
+                possible[i] = old[i]
+        if against and 1 < len(possible) < 10 and possible != old:
+            against.append(f"--steps={','.join(map(str, possible))} would do")
+        return against
 
     def data_keys(self):
         return [problems.key for splits in self.all_problems for problems in splits.values()]

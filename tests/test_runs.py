@@ -280,6 +280,79 @@ def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
     assert "the files in data are others" in refused()
 
 
+def same_weights(one, two):
+    return all(torch.equal(*pair) for pair in zip(one.model.parameters(), two.model.parameters()))
+
+
+@pytest.mark.parametrize(
+    "method, short, long, stop_at",
+    [
+        ("coconut", "20,20,20,9", "20,20,20,13", None),  # the run was over
+        ("coconut", "9", "9,13,7", 16),  # the second of four stages has begun
+        ("coconut", "9,20", "9,30,7", 9),  # the first has just ended
+        ("cot", "9", "12", None),  # one stage of 4 * 9 steps
+    ],
+)
+def test_more_steps_are_as_if_they_had_been_there_from_the_start(method, short, long, stop_at, tmp_path, monkeypatch):
+    """Catches moments that begin anew, a stage's end that is counted twice, and a test that stays in the log."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), f"--method={method}", "--uniform_prob=0.3"]
+    whole = run_to_the_end([*flags, "--out_dir=whole", f"--steps={long}"])
+    if stop_at:
+        run = Run(parse(TrainConfig, [*flags, "--out_dir=parts", f"--steps={short}"], ""))
+        while run.progress["total"] != stop_at:
+            train.train_stage(run, stop=lambda at=run.progress: at["total"] == stop_at)
+        run.save_last()
+        run.lock.close()
+    else:
+        train.main([*flags, "--out_dir=parts", f"--steps={short}"])
+        gc.collect()
+    os.rename("data", "moved")
+    more = [*flags, "--data_dir=moved", f"--steps={long}", "--eval_every=50", "--log_every=7", "--resume"]
+    parts = run_to_the_end([*more, "--out_dir=parts"])
+    assert same_weights(whole, parts) and whole.progress["total"] == parts.progress["total"]
+    assert [r[:2] for r in whole.progress["results"]] == [r[:2] for r in parts.progress["results"]]
+    assert "test/" not in open("parts/log.txt").read() and load_checkpoint(parts.last)[1].data_dir == ("moved",)
+
+
+def test_what_would_have_changed_the_past_is_refused_with_the_reason(tmp_path, monkeypatch):
+    """Catches a resumed run that is none that could have been begun."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=9"]
+
+    def resumed(total, *more, first=()):
+        run = Run(parse(TrainConfig, [*flags, *first, "--overwrite"], ""))
+        while run.progress["total"] != total:
+            train.train_stage(run, stop=lambda at=run.progress: at["total"] == total)
+        run.save_last()
+        run.lock.close()
+        try:
+            run = Run(parse(TrainConfig, [*flags, *first, *more, "--resume"], ""))
+            run.lock.close()
+            return run.lengths
+        except UserError as e:
+            return str(e)
+        finally:
+            gc.collect()
+
+    message = resumed(18, "--steps=12")
+    assert "the steps that it has done would have been others: stage 0 has ended after 9 of 9 steps, now 12" in message
+    assert "but a later one has begun; --steps=9,12,12,12 would do" in message
+    assert resumed(18, "--steps=9,12,12,12") == [9, 12, 12, 12]
+    assert "stage 1 has done 5 of 9 steps, now 4" in resumed(14, "--steps=9,4")
+    assert resumed(14, "--steps=9,6") == [9, 6, 6, 6]
+    assert resumed(18, "--steps=9,12,5") == [9, 12, 5, 5]  # the end of a stage: it goes on, and the next is shorter
+    assert "decayed" in resumed(14, "--steps=9,12", first=["--min_lr_ratio=0.1"])
+    assert resumed(9, "--steps=9,9,12", first=["--min_lr_ratio=0.1"]) == [9, 9, 12, 12]
+    assert resumed(14, "--lr=1e-3,1e-3,5e-4") == [9] * 4
+    assert "lr was (0.001,), now (0.001, 0.0005)" in resumed(14, "--lr=1e-3,5e-4")
+    assert resumed(5, "--epochs=3") == [9] * 4  # steps were given
+    prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=other"])
+    assert "the files in other are others" in resumed(5, "--data_dir=other")
+
+
 def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
     """Catches two processes that overwrite each other's checkpoints."""
     monkeypatch.chdir(tmp_path)
