@@ -31,6 +31,7 @@ from config import UserError, cli, option, parse
 from curriculum import Row, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
 from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
+from textfile import ours
 
 PERCENTILES = range(0, 101, 5)
 
@@ -327,7 +328,7 @@ def main(argv):
     out = args.out or os.path.join(os.path.dirname(args.ckpt), "analysis.json")
     with open(out, "w", encoding="utf-8") as f:
         json.dump(result, f)
-    print(f"\n{out} has it all; `python plot.py {os.path.dirname(out) or '.'}` makes pictures of it")
+    print(f"\n{out} has it all; `python {ours('plot.py')} {os.path.dirname(out) or '.'}` makes pictures of it")
 
 
 if __name__ == "__main__":

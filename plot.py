@@ -19,7 +19,7 @@ import shlex
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
-from textfile import no_such
+from textfile import no_such, ours
 
 HATCHES = {  # category: colour and hatch; the right ones are dark
     "correct path": ("#1b4f72", ""), "longer path": ("#5499c7", "///"), "correct label": ("#a9cce3", "..."),
@@ -265,7 +265,7 @@ def main(argv):
         baselines = dict(map(final_accuracy, folders))
         save(draw_training(streams, baselines), args.out_dir, "training", command)
     if not os.path.exists(analysis):
-        return print(f"for the other pictures: python analyze.py {os.path.join(args.out_dir, 'best.pt')}")
+        return print(f"for the other pictures: python {ours('analyze.py')} {args.out_dir}")
     found = read_analysis(analysis)
     command = f"{found['command']}; {command}"
     save(draw_categories(found), args.out_dir, "categories", command)

@@ -16,6 +16,7 @@ import math
 import os
 import shlex
 import signal
+import sys
 import time
 from functools import lru_cache
 
@@ -30,6 +31,7 @@ from curriculum import for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
 from settings import TrainConfig
+from textfile import ours
 from tokenizer import make_tokenizer
 from weights import find as find_weights
 
@@ -228,7 +230,8 @@ def train(cfg, argv):
             run.save_last()
             again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite")) and arg != "true"]
             program = "python" if parallel.WORLD == 1 else "torchrun ..."
-            print(f"saved {run.last}; to go on: {program} train.py {shlex.join(again)} --resume")
+            command = f"{program} {shlex.join([sys.argv[0], *again])} --resume"
+            print(f"saved {run.last}; to go on: {command}")
             return 130
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is nothing left to lose
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -240,7 +243,7 @@ def train(cfg, argv):
     for name, value in test.items():
         run.log(f"test/{name}", value)
     show_test(test, len(run.problems["test"]), run.best)
-    print(f"look at its thoughts: python sample.py --out_dir={cfg.out_dir}")
+    print(f"look at its thoughts: python {ours('sample.py')} {cfg.out_dir}")
 
 
 def main(argv):

@@ -413,7 +413,7 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         rest = p.stdout.read()
     assert p.returncode == 130
     again = shlex.split(rest[rest.index("to go on: ") :])[3:]
-    assert again == ["python", "train.py", *argv[3:], "--resume"]
+    assert again == ["python", script, *argv[3:], "--resume"]
     assert load_checkpoint(tmp_path / "out/ckpt.pt")[3]["progress"]["total"] >= 5
     changed = command(tmp_path, "train.py", *argv[3:], "--resume", "--n_layer=2")
     assert changed.returncode == 2 and "n_layer was 1, now 2" in changed.stderr

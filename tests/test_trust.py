@@ -209,17 +209,19 @@ def test_broken_data_files(data_dir, capsys, monkeypatch):
     problems = json.load(open("data/train.json"))[:4]
     for name in ("train", "valid", "test"):
         json.dump(problems, open(f"data/{name}.json", "w"))
+    assert finish([*FLAGS, "--steps=1", "--out_dir=run"])[0] == 0
     for _ in range(n):
         name = rng.choice(["train", "valid", "test"])
         text = mutated_file(rng, problems)
         open(f"data/{name}.json", "wb").write(text)
         tokenizer = rng.choice(["words", "chars"])
         flags = [*FLAGS, "--steps=1", "--out_dir=out", "--overwrite", f"--tokenizer={tokenizer}", "--block_size=200"]
+        flags = ["--eval_only=run", f"--eval_file=data/{name}.json"] if rng.random() < 0.2 else flags
         code, err = outcome(flags, capsys, monkeypatch)
         check(code, err, text[:500])
         outcomes[code] += 1
         json.dump(problems, open(f"data/{name}.json", "w"))
-    assert {*os.listdir(".")} == {"data", "out"}
+    assert {*os.listdir(".")} == {"data", "out", "run"}
     assert {*os.listdir("data")} <= {f"{s}.json{end}" for s in ("train", "valid", "test") for end in ("", ".npz")}
     assert min(outcomes.values()) > n / 10, "the mutations are all fatal, or all harmless"
     print(f"\n{n} data files: {outcomes[0]} normal runs, {outcomes[2]} errors in one line")
@@ -228,6 +230,7 @@ def test_broken_data_files(data_dir, capsys, monkeypatch):
 def test_broken_command_lines_and_config_files(data_dir, capsys, monkeypatch):
     """Catches tracebacks and settings that are taken for something else."""
     rng, n, outcomes = random.Random(1), 300 if LONG else 60, {0: 0, 2: 0}
+    assert finish([*FLAGS, "--steps=1", "--out_dir=run"])[0] == 0
     names = [f.name for f in dataclasses.fields(TrainConfig) if f.name not in ("out_dir", "data_dir", "init_from")]
     values = (
         """ 0 1 -1 2 3.5 1e400 nan inf true True () (1, 1,2 1,,2 [1] {} 'x' None coconut cot chars bot {[]:1} é
@@ -254,9 +257,42 @@ def test_broken_command_lines_and_config_files(data_dir, capsys, monkeypatch):
                 *(rng.choice([f"--{k}={v}"] * 5 + [f"--{k}", f"-{k}={v}", f"{k}={v}"]) for k, v in settings),
                 *last,
             ]
+        if rng.random() < 0.2:  # the same settings of an evaluation, or of a run that is resumed
+            how = rng.choice([["--eval_only=run"], ["--out_dir=run", "--resume", "--overwrite=false"]])
+            argv = [arg for arg in argv if arg not in last] + how
         code, err = outcome(argv, capsys, monkeypatch)
         check(code, err, (argv, settings))
         outcomes[code] += 1
-    assert {*os.listdir(".")} <= {"data", "out", "config.py"}
+    assert {*os.listdir(".")} <= {"data", "out", "run", "config.py"}
     assert outcomes[2] > n / 3 and outcomes[0] > n / 30
     print(f"\n{n} command lines and config files: {outcomes[0]} normal runs, {outcomes[2]} errors in one line")
+
+
+def test_broken_checkpoints(data_dir, capsys, monkeypatch):
+    """Catches torch's own words, and a checkpoint that is believed although it is none, or half of one."""
+    rng, n, outcomes = random.Random(2), 300 if LONG else 30, {0: 0, 2: 0}
+    assert finish([*FLAGS, "--steps=1", "--out_dir=run"])[0] == 0
+    whole, saved = open("run/best.pt", "rb").read(), torch.load("run/best.pt")
+    for _ in range(n):
+        kind, content = rng.randrange(5), bytearray(whole)
+        if kind == 0:
+            content = content[: rng.randrange(len(content))]
+        elif kind == 1:
+            for _ in range(rng.choice([1, 3, 1000])):
+                content[rng.randrange(len(content))] = rng.randrange(256)
+        elif kind == 2:
+            content = rng.choice([b"", b"hello\n", b"PK\x03\x04", open("data/test.json", "rb").read(), b"\x80\x02."])
+        with open("run/best.pt", "wb") as f:
+            f.write(content)
+        if kind > 2:
+            part = rng.choice([saved, saved["config"], saved["model"]])
+            key = rng.choice([*part])
+            old = part.pop(key)
+            if kind == 4:
+                part[key] = rng.choice([*VALUES, torch.zeros(2, 3)])
+            torch.save(saved, "run/best.pt")
+            part[key] = old
+        code, err = outcome([f"--eval_only={rng.choice(['run', 'run/best.pt'])}", "--device=cpu"], capsys, monkeypatch)
+        check(code, err, (kind, content[:40]))
+        outcomes[code] += 1
+    print(f"\n{n} checkpoints: {outcomes[0]} evaluated, {outcomes[2]} errors in one line")
