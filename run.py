@@ -130,6 +130,10 @@ class Run:
             self.model = new_model(cfg, self.tok)
         else:
             self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
+            for k in SIZES:
+                has, given = getattr(cfg, k), getattr(self.cfg, k)
+                if has != given and self.cfg.given.get(k) == f"--{k}":  # a config file may be that of other weights
+                    raise UserError(f"--{k}={given} has no effect: {k} is {has!r} in the weights, {cfg.init_from}")
         for name in ("gradient_checkpointing", "backprop_thoughts"):
             setattr(self.model.config, name, getattr(cfg, name))
         self.cfg = cfg

@@ -194,7 +194,10 @@ def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
     for nodes, name in ((5, "few"), (7, "more")):
         prepare_hops.main([f"--nodes={nodes}", "--train=50", "--valid=9", "--test=9", f"--out_dir={name}"])
     first = run_to_the_end([*hops_flags(), "--data_dir=few", "--out_dir=out/few", "--block_size=24"])
-    flags = [*hops_flags(), "--data_dir=more", "--out_dir=out/more", "--init_from=out/few/best.pt", "--n_embd=98"]
+    flags = [*hops_flags(), "--data_dir=more", "--out_dir=out/more", "--init_from=out/few/best.pt"]
+    for size in ("--n_embd=98", "--feedback=soft"):
+        with pytest.raises(UserError, match=f"{size} has no effect: .* in the weights, out/few/best.pt"):
+            Run(parse(TrainConfig, [*flags, size], ""))
     second = Run(parse(TrainConfig, flags, ""))
     assert second.cfg.n_embd == 16 and second.model.config.block_size == 64 and second.model.config.dropout == 0.1
     old = load_checkpoint("out/few/best.pt")[0]

@@ -707,7 +707,7 @@ def test_sample_from_weights_of_others(checkpoint, capsys):
 def test_training_goes_on_from_weights(checkpoint, capsys):
     """Catches weights that are loaded and then replaced, or sizes in the checkpoint that are not the model's."""
     path, _ = checkpoint
-    flags = f"--data_dir=data --tokenizer=gpt2 --init_from={path} --out_dir=more --device=cpu --n_layer=7".split()
+    flags = f"--data_dir=data --tokenizer=gpt2 --init_from={path} --out_dir=more --device=cpu".split()
     run = Run(parse(TrainConfig, flags, ""))
     saved = torch.load(path)["model"]
     assert all(torch.equal(t, saved[k]) for k, t in run.model.state_dict().items())
