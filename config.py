@@ -50,6 +50,11 @@ def cast(value, kind):
     return value
 
 
+def shown(value):
+    """A value in a message: on one line, and not all of it if it is long."""
+    return " ".join(repr(value).split())[:100]
+
+
 def check(cls, name, value, where):
     """The value that field `name` of cls gets, or a UserError that says where the mistake is and what was expected."""
     known = {f.name: f for f in dataclasses.fields(cls)}
@@ -60,17 +65,17 @@ def check(cls, name, value, where):
         value = cast(value, kind)
     except TypeError:
         kind = typing.get_args(kind)[0] if typing.get_origin(kind) or isinstance(kind, types.UnionType) else kind
-        raise UserError(f"{where}: {name} = {value!r}, expected {kind.__name__}") from None
+        raise UserError(f"{where}: {name} = {shown(value)}, expected {kind.__name__}") from None
     choices, (least, most) = known[name].metadata["choices"], known[name].metadata["range"]
     if value == () and known[name].default:
         raise UserError(f"{where}: {name} = (), expected at least one value")
     for v in value if isinstance(value, tuple) else (value,):
         if choices and v not in choices:
-            raise UserError(f"{where}: {name} = {v!r}, expected {' or '.join(choices)}{nearest(v, choices)}")
+            raise UserError(f"{where}: {name} = {shown(v)}, expected {' or '.join(choices)}{nearest(v, choices)}")
         most = LARGEST if type(v) is int and most == math.inf else most
         if isinstance(v, (int, float)) and not least <= v <= most:
             raise UserError(
-                f"{where}: {name} = {value!r}, expected {f'at least {least}' if v < least else f'at most {most}'}"
+                f"{where}: {name} = {shown(value)}, expected {f'at least {least}' if v < least else f'at most {most}'}"
             )
     return value
 
