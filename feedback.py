@@ -25,7 +25,17 @@ def soft(states, model, sharpness=1.0):
     return model.mix(p)
 
 
-FEEDBACKS = {"last": last, "layer": layer, "soft": soft}
+def membership(logits):
+    """The logit of "is a member" for each token. At first no logit is near 4, and so every set is all but empty."""
+    return logits - 4
+
+
+def members(states, model):
+    """sum_w m_w E(w): each token is a member or not, so that small errors are not passed on (see losses.members)."""
+    return model.mix(membership(model.head(states[-1])).sigmoid())
+
+
+FEEDBACKS = {"last": last, "layer": layer, "soft": soft, "members": members}
 
 
 class Feedback:

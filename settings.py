@@ -50,6 +50,7 @@ class TrainConfig:
     n_head: int = option(4, "attention heads", least=1)
     n_embd: int = option(128, "width", least=1)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
+    init: str = option("gpt2", "how random weights are drawn (init.py)", ("gpt2", "induction"))
     dropout: float = option(0.0, "dropout", least=0, most=1)
     fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
     # optimisation

@@ -450,3 +450,58 @@ def test_the_loss_is_a_sum_and_a_count(tiny):
     total, count = Objective(model)(collate(rows))["ce"]
     assert count == sum(label != -100 for row in rows for label in row.labels)
     assert_close(total / count, naive_loss(model, rows), 1e-10)
+
+
+FIRST, SECOND = [8, 9, 10, 11], [12, 13]
+GRAPH_ROWS = [  # two questions about each of two graphs; thoughts for which some sets are empty, or anything will do
+    Row([1, 2], 2, [3, 4], [-100, 4], targets=[[5, 6], [7], None], shared=FIRST),
+    Row([2], 2, [3, 5], [-100, 5], targets=[[5], [], [6, 7, 8]], shared=FIRST),
+    Row([1, 3, 2], 1, [4], [4], targets=[[9], None], shared=SECOND),
+    Row([1, 3], 0, [4], [4], targets=[None], shared=SECOND),
+]
+
+
+def naive_targets(model, rows, given):
+    """Sums over all states of: cross-entropy to the uniform distribution over the set; of memberships."""
+    soft, yes_or_no = 0, 0
+    for row in rows:
+        prefix = row.shared + row.prefix
+        x = model.wte.weight[prefix]
+        for i in range(row.n + 1):
+            h = naive_gpt(model, x)[-1]
+            target = torch.zeros(VOCAB, dtype=h.dtype)
+            if row.targets[i] is not None:
+                target[row.targets[i]] = 1
+                p = (h @ model.wte.weight.T - 4).sigmoid()
+                yes_or_no -= (target * p.log() + (1 - target) * (1 - p).log()).sum()
+            if row.targets[i]:
+                soft -= (h @ model.wte.weight.T).log_softmax(-1)[row.targets[i]].mean()
+            if i < row.n:
+                x = torch.cat((x, (target @ model.wte.weight if given else model.feedback([h], model))[None]))
+    return {"thoughts": soft, "members": yes_or_no}
+
+
+@pytest.mark.parametrize("feedback, given", [("last", False), ("soft", False), ("members", False), ("last", True)])
+def test_supervised_thoughts_equal_the_naive_recomputation(feedback, given, tiny):
+    """Catches a target at the wrong state, an empty set that counts as none, a graph that is read for another row."""
+    model = tiny(feedback=feedback)
+    losses = Objective(model, ("ce", "thoughts", "members"))(collate([r._replace(given=given) for r in GRAPH_ROWS]))
+    expected = naive_targets(model, GRAPH_ROWS, given)
+    assert [int(losses[name][1]) for name in ("ce", "thoughts", "members")] == [4, 5, 6]
+    for name, total in expected.items():
+        assert_close(losses[name][0], total, 1e-10)
+        ours, theirs = (torch.autograd.grad(t, model.parameters(), retain_graph=True) for t in (losses[name][0], total))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+
+
+def test_a_shared_beginning_is_like_one_of_its_own(tiny):
+    """Catches positions or masks that begin anew after what several rows read together."""
+    model = tiny()
+    alone = [row._replace(shared=[], prefix=row.shared + row.prefix) for row in GRAPH_ROWS]
+    theirs = gradients(model, expected := Objective(model)(collate(alone))["ce"][0])
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3], [2, 0, 1, 3]):  # in other orders they do not share it, and are right, too
+        total = Objective(model)(collate([GRAPH_ROWS[i] for i in order]))["ce"][0]
+        assert_close(total, expected, 1e-10)
+        for name, gradient in gradients(model, total).items():
+            assert_close(gradient, theirs[name], 1e-10)
