@@ -60,7 +60,7 @@ def test_evaluate_counts_what_is_right():
 
 def test_learning_rate():
     """Catches warm-up that starts at zero or never ends, decay that misses its end, and stages mixed up."""
-    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=0.1)
+    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=(0.1,))
     rates = [train.learning_rate(cfg, 0, step, 104) for step in range(105)]
     assert 0 < rates[0] < rates[3] < 1 == rates[4] > rates[5]
     assert rates[54] == pytest.approx(0.55) and rates[103] == pytest.approx(0.1, abs=1e-3)
