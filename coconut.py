@@ -82,17 +82,17 @@ class Coconut:
 
     @torch.no_grad()
     def generate(self, prefix, prefix_len, n_thoughts, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None,
-                 eos=None, return_thoughts=False):  # fmt: skip
+                 eos=None, return_thoughts=False, given=None):  # fmt: skip
         """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
 
         temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
         drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
         when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
         places after a row's end; with return_thoughts also the thoughts that were fed back, (B, N, C), of which the
-        first n_b are row b's.
+        first n_b are row b's. given (B, N, C): these are the thoughts, instead of the model's own.
         """
         suffix = prefix[:, :0] if suffix is None else suffix
-        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix)
+        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix, given=given)
         h, B, nothing = h[:, -1], prefix.size(0), 0 if eos is None else eos  # h (B, C)
         tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
         writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are

@@ -31,16 +31,17 @@ def length_batches(prompts, batch_size):
     return done
 
 
-def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
-    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each."""
+def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, given=None, **sampling):
+    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each; given: thoughts to think instead."""
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
         batch = batches.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
+        thoughts = torch.stack([given[i] for i in chosen]).to(device) if given is not None else None
         with precision(cfg, device):
             tokens, thoughts = model.generate(
                 batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
-                **sampling,
+                given=thoughts, **sampling,
             )  # fmt: skip
         for i, row, states, n_row in zip(chosen, tokens.tolist(), thoughts, batch.n.tolist()):
             text = row[: row.index(eos)] if eos in row else row
