@@ -1,0 +1,287 @@
+"""
+The Llama family as a second base model: Llama and SmolLM2, Qwen2.5, Qwen3. The same embed, read, head as model.py's.
+
+    model = LlamaBase.from_pretrained("smollm2-135m")    (or qwen2.5-0.5b, qwen3-0.6b, hf:owner/name, a folder)
+
+What differs from GPT-2: RMSNorm instead of LayerNorm, positions are rotations of queries and keys instead of something
+that is added to the input, several query heads share the keys and values of one head, the MLP is a gated one, and few
+biases are left. The parameters' names are those in Hugging Face's files, without their "model.". In the shapes,
+    B  rows of a batch          C   n_embd                           nh  query heads
+    T  positions in one pass    hs  head_dim, not always C / nh      ng  n_kv_head: heads of keys and values
+    K  positions read so far    V   vocabulary size
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from config import UserError
+from weights import find, read_json, read_pickle, read_safetensors
+
+
+class Past(NamedTuple):  # TODO: import it from model.py as soon as it is there
+    """What has been read so far. Never changed once made: it can be kept, forked, and read on from twice."""
+
+    real: torch.Tensor  # (B, K) bool: which of the positions count
+    layers: tuple  # for each layer (k, v) of each earlier pass, each (B, ng, T, hs)
+
+
+@dataclass
+class LlamaConfig:
+    """The defaults are those of SmolLM2-135M."""
+
+    n_layer: int = 30
+    n_head: int = 9
+    n_kv_head: int = 3  # n_head / n_kv_head query heads share keys and values
+    head_dim: int = 64
+    n_embd: int = 576
+    n_inner: int = 1536  # the MLP's width
+    block_size: int = 8192  # positions that a row may use; no weight depends on it
+    vocab_size: int = 49152
+    rope_theta: float = 1e5  # the slowest rotation turns once in about 2 pi rope_theta positions
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False  # Qwen2.5
+    qk_norm: bool = False  # Qwen3
+    tie: bool = True  # the output head is the token embedding
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        if self.n_head % self.n_kv_head:
+            raise UserError(f"n_head={self.n_head} is not a multiple of n_kv_head={self.n_kv_head}")
+        if self.head_dim % 2:
+            raise UserError(f"head_dim={self.head_dim} is odd, but its halves are rotated together")
+
+
+def rotate(x, cos, sin):
+    """x (B, heads, T, hs), turned by its positions' angles, whose cos and sin are (B, 1, T, hs/2).
+
+    Element i and element i + hs/2 are a point in the plane (as in Hugging Face's files; the paper has 2i and 2i + 1).
+    """
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean of x^2 + eps) * weight, over the last dimension."""
+
+    def forward(self, x):  # under autocast x may be bfloat16: only with a weight like it is there one fast kernel
+        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.head_dim, self.dropout = config.head_dim, config.dropout
+        wide, narrow = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        self.q_proj = nn.Linear(config.n_embd, wide, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.n_embd, narrow, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.n_embd, narrow, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(wide, config.n_embd, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x, cos, sin, mask, past):
+        B, T, _ = x.shape
+        q, k, v = (proj(x).view(B, T, -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)  # (B, nh, T, hs)
+        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)  # (B, ng, T, hs)
+        past = (*past, (k, v.transpose(1, 2)))
+        ks, vs = zip(*past)
+        k, v = torch.cat(ks, 2), torch.cat(vs, 2)  # (B, ng, K, hs)
+        dropout = self.dropout if self.training else 0.0
+        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)
+        y = y.transpose(1, 2).reshape(B, T, -1)  # heads side by side again
+        return F.dropout(self.o_proj(y), self.dropout, self.training), past
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.gate_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.up_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.down_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
+
+    def forward(self, x):
+        x = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # SwiGLU
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cos, sin, mask, past):
+        y, past = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x)), past
+
+
+class LlamaBase(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        if not config.tie:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
+                residual = "o_proj" in name or "down_proj" in name
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+
+    @classmethod
+    def from_pretrained(cls, source, dropout=0.0):
+        """A model with weights from elsewhere: a folder, hf:owner/name[@revision], or a name such as "qwen3-0.6b".
+
+        Its sizes are those of config.json. UserError if that asks for something that is not computed here, or if the
+        tensors are not exactly those of such a model.
+        """
+        tensors, sizes = read_llama(source)
+        with torch.device("meta"):  # shapes only: the values come from the file
+            model = cls(LlamaConfig(**sizes, dropout=dropout))
+        ours = model.state_dict()
+        wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
+        wrong += [f"{k} is {[*t.shape]}" for k, t in tensors.items() if k in ours and t.shape != ours[k].shape]
+        if wrong:
+            dots = ", ..." if len(wrong) > 5 else ""
+            raise UserError(f"{source}: not the weights that config.json describes: {', '.join(wrong[:5])}{dots}")
+        model.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
+        return model
+
+    def grow_vocab(self, vocab_size, like=None, unused=()):
+        """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all.
+
+        unused: tokens that have a row already, but were never trained; they start in the same way.
+        """
+        matrices = [self.embed_tokens] if self.config.tie else [self.embed_tokens, self.lm_head]
+        for matrix in matrices:
+            old = matrix.weight.detach()
+            start = old.mean(0) if like is None else old[like]
+            new = torch.cat((old, start.expand(max(0, vocab_size - len(old)), -1)))
+            new[list(unused)] = start
+            matrix.weight = nn.Parameter(new)
+        self.config.vocab_size = self.embed_tokens.num_embeddings = len(new)
+        if not self.config.tie:
+            self.lm_head.out_features = len(new)
+
+    def embed(self, tokens):
+        """Tokens (B, T) int64 -> their embeddings (B, T, C), what read() reads."""
+        return self.embed_tokens(tokens)
+
+    def head(self, h):
+        """Hidden states (..., C) -> logits over the next token (..., V)."""
+        return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
+
+    def read(self, x, real, past=None):
+        """Read input embeddings x (B, T, C) as the continuation of a past (None: the beginning).
+
+        real (B, T) bool says which of them count. The first pass's rows are right-padded, with at least one real
+        position each. Returns
+        - the states, a list of n_layer + 1 tensors (B, T, C): what was read, then the residual stream after each block,
+          the last one after the final norm (Hugging Face's hidden_states); where not real they mean nothing;
+        - the past with these positions, from which to read on.
+        """
+        T, hs = x.size(1), self.config.head_dim
+        seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
+        K = seen.size(1)
+        position = (seen.cumsum(1)[:, K - T :] - 1).clamp(min=0)  # (B, T): the row's own count of real positions
+        mask = None  # at first, causal attention is enough: right padding comes after everything real
+        if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
+            causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
+            mask = (causal & seen[:, None, :])[:, None]  # (B, 1, T, K)
+        # always in float32: a bfloat16 cannot tell position 256 from 257
+        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=x.device) / hs)  # (hs/2,), radians
+        angle = position[:, None, :, None] * frequency  # (B, 1, T, hs/2)
+        cos, sin = angle.cos(), angle.sin()
+        x = F.dropout(x, self.config.dropout, self.training)
+        states, layers = [x], []
+        for i, block in enumerate(self.layers):
+            x, keys_and_values = block(x, cos, sin, mask, () if past is None else past.layers[i])
+            states.append(x)
+            layers.append(keys_and_values)
+        states[-1] = self.norm(x)
+        return states, Past(seen, tuple(layers))
+
+
+# ---------------------------------------------------------------- from Hugging Face's files
+
+# what a config.json may say, since this is what is computed here; what is missing there means the first of them
+FIXED = {
+    "model_type": ("llama", "qwen2", "qwen3"),
+    "hidden_act": ("silu",),
+    "rope_type": ("default",),
+    "partial_rotary_factor": (1.0,),
+    "rope_interleaved": (False,),
+    "attention_bias": (False,),  # Qwen2.5 has its biases without saying so; true would mean one more, on o_proj
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+    "layer_types": ({"full_attention"},),
+}
+
+
+def read_config(path):
+    """The fields of LlamaConfig that a config.json tells. UserError if it asks for what is not computed here."""
+    config = read_json(path)
+    rope = isinstance(config, dict) and (config.get("rope_parameters") or config.get("rope_scaling")) or {}
+    if not isinstance(config, dict) or not isinstance(rope, dict):
+        raise UserError(f"{path}: expected {{name: value}}")
+    kind = rope.get("type", "default")  # the name of rope_type in older files
+    config = {"model_type": None, "rope_type": kind} | config | rope
+    if config.get("layer_types"):
+        config["layer_types"] = set(config["layer_types"])
+    for name, known in FIXED.items():
+        if config.get(name, known[0]) not in known:
+            only = " or ".join(map(repr, known))
+            raise UserError(f"{path}: {name} is {config[name]!r}, but only {only} is supported")
+
+    def number(name, default=None, kinds=(int,)):
+        n = default if config.get(name) is None else config[name]
+        if type(n) not in kinds or n <= 0:
+            raise UserError(f"{path}: {name} is {n!r}, expected a {'whole ' * (kinds == (int,))}number above 0")
+        return n
+
+    n_head, n_embd = number("num_attention_heads"), number("hidden_size")
+    return {
+        "n_layer": number("num_hidden_layers"),
+        "n_head": n_head,
+        "n_kv_head": number("num_key_value_heads", n_head),
+        "head_dim": number("head_dim", n_embd // n_head),
+        "n_embd": n_embd,
+        "n_inner": number("intermediate_size"),
+        "block_size": number("max_position_embeddings"),
+        "vocab_size": number("vocab_size"),
+        "rope_theta": number("rope_theta", 10000.0, (int, float)),
+        "norm_eps": number("rms_norm_eps", 1e-6, (int, float)),
+        "qkv_bias": config["model_type"] == "qwen2",
+        "qk_norm": config["model_type"] == "qwen3",
+        "tie": bool(config.get("tie_word_embeddings")),
+    }
+
+
+def read_llama(source):
+    """({name: tensor} as LlamaBase names them, the fields of its LlamaConfig); source as in from_pretrained."""
+    paths, config_path = find(source)
+    if config_path is None:
+        raise UserError(f"{source}: no config.json beside the weights, which do not tell everything")
+    sizes, tensors = read_config(config_path), {}
+    for path in paths:
+        part = read_safetensors(path) if path.endswith(".safetensors") else read_pickle(path)[0]
+        tensors |= {name.removeprefix("model."): t for name, t in part.items()}
+    tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", k)}
+    if sizes["tie"] and "lm_head.weight" in tensors:  # Qwen3's files hold the tied head twice
+        if not torch.equal(tensors.pop("lm_head.weight"), tensors["embed_tokens.weight"]):
+            raise UserError(f"{source}: lm_head.weight differs from the embedding to which config.json ties it")
+    return tensors, sizes
