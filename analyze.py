@@ -10,17 +10,6 @@ entropy of softmax(W h), and linear probes, which ask whether step k can be read
 graphs (of prepare_hops.py, or with ProsQA's keys: root, target, edges, idx_to_symbol), also what follows, after the
 paper's section 5.
 
-Categories. What the model writes is a path, or only an answer. As K thoughts have replaced the path's first steps, the
-part that is not written is taken to be the shortest way from the root to where the writing begins. How many steps that
-is does not matter, since nobody can see which thought has made which step. With K = 0 writing must begin at the root.
-    correct path     the edges exist, path and answer end in the target, and no path is shorter
-    longer path      the same, but there is a shorter one
-    hallucination    an edge does not exist, two steps do not join, or the beginning cannot be reached from the root
-    wrong target     the edges exist, but path or answer ends somewhere else, or there is no answer
-    correct label    no step is written, and the answer is the target
-    incorrect label  no step is written, and the answer is something else, or there is none
-Only correct path, longer path and correct label are right. (Accuracy compares the answer's text, as everywhere.)
-
 Values. The value of a node after K thoughts is the probability that the next step, after <eot>, goes there: that of the
 step's whole text, summed over the edges to the node where a step names its edge ("Every terpus is a brimpus.").
 The frontier are the nodes that can be next, by any walk from the root. Problems without a step left are not counted.
@@ -28,22 +17,21 @@ The frontier are the nodes that can be next, by any walk from the root. Problems
 
 import json
 import os
-import re
 import shlex
 import sys
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
 import batches
 import data
+from checkpoint import load_checkpoint, pick_device
 from config import UserError, cli, option, parse
-from evaluate import most_tokens, precision, solve
-from run import load_checkpoint, pick_device
+from curriculum import Row, make_prompt
+from evaluate import find_answer, most_tokens, precision, right_answer, solve
+from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
 
-CATEGORIES = "correct path", "longer path", "hallucination", "wrong target", "correct label", "incorrect label"
 PERCENTILES = range(0, 101, 5)
 
 
@@ -65,103 +53,6 @@ def mean(numbers):
     return sum(numbers) / len(numbers)
 
 
-# ---------------------------------------------------------------- graphs
-
-
-class Graph(NamedTuple):
-    """What a problem's question says. Nodes are called by their names."""
-
-    successors: dict[str, list[str]]  # of every node
-    root: str
-    target: str
-    other: str | None  # ProsQA offers a second, wrong target
-    sentences: bool  # a step is "Every terpus is a brimpus.", not only "brimpus"
-
-    def predecessors(self):
-        return {b: [a for a in self.successors if b in self.successors[a]] for b in self.successors}
-
-    def frontier(self, n):
-        """The nodes where a walk of n steps from the root can end."""
-        nodes = {self.root}
-        for _ in range(n):
-            nodes = {b for a in nodes for b in self.successors[a]}
-        return nodes
-
-
-def distances(neighbours, starts):
-    """{node: fewest edges from any of the starts}, by breadth-first search."""
-    found = dict.fromkeys(starts, 0)
-    queue = list(found)
-    for a in queue:
-        for b in neighbours[a]:
-            if b not in found:
-                found[b] = found[a] + 1
-                queue.append(b)
-    return found
-
-
-def read_graph(problem):
-    """The Graph of a problem as a dict, or None if it is about something else."""
-    sentences = any(" " in step for step in problem["steps"])
-    words = problem["question"].split()
-    if {"edges", "root", "target", "idx_to_symbol"} <= problem.keys():
-        names = [str(name) for name in problem["idx_to_symbol"]]
-        edges = [(names[a], names[b]) for a, b in problem["edges"]]
-        root, target = names[problem["root"]], names[problem["target"]]
-        other = names[problem["neg_target"]] if "neg_target" in problem else None
-    elif len(words) % 2 == 0 and words[-2:-1] == ["start"]:
-        edges, root, target, other = list(zip(words[:-2:2], words[1:-2:2])), words[-1], problem["answer"], None
-        names = sorted({name for edge in edges for name in edge})
-    else:
-        return None
-    return Graph({a: [b for x, b in edges if x == a] for a in names}, root, target, other, sentences)
-
-
-def read_graphs(problems, path):
-    """The Graphs of all problems, or None if they are not about graphs."""
-    graphs = [read_graph(p) for p in problems]
-    if None in graphs:
-        return None
-    for i, (graph, p) in enumerate(zip(graphs, problems)):
-        if distances(graph.successors, [graph.root]).get(graph.target) != len(p["steps"]):
-            raise UserError(
-                f"{path}: example {i}: its steps are not a shortest path from {graph.root} to {graph.target}"
-            )
-    return graphs
-
-
-def node_of(text):
-    """The node that a step or an answer goes to: its last word."""
-    return text.split()[-1].rstrip(".") if text and text.split() else None
-
-
-def read_steps(text, graph, cfg):
-    """What the model wrote before its answer, as [(node it says to come from, or None, node it goes to), ...]."""
-    mark = cfg.answer_format.partition("{}")[0].strip()
-    written = text.rpartition(mark)[0] if mark in text else text
-    if not graph.sentences:
-        return [(None, word) for word in written.split()]
-    said = [part.strip() for part in re.split(r"[.\n]", written) if part.strip()]
-    matches = [re.fullmatch(r"(?:Every )?(\S+) is a (\S+)", part) for part in said]
-    return [match.groups() if match else (part, part) for part, match in zip(said, matches)]  # no match: no such edge
-
-
-def grade(graph, steps, answer, thoughts):
-    """The category of an answer; steps as from read_steps, answer a node or None, thoughts: how many were forced."""
-    if not steps:
-        return "correct label" if answer == graph.target else "incorrect label"
-    depth, (source, node) = distances(graph.successors, [graph.root]), steps[0]
-    begins = [a for a in (graph.successors if thoughts else [graph.root]) if source in (None, a)]
-    unwritten = [depth[a] for a in begins if a in depth and node in graph.successors[a]]
-    joined = [a in (None, came_to) and b in graph.successors.get(came_to, ())
-              for (_, came_to), (a, b) in zip(steps, steps[1:])]  # fmt: skip
-    if not unwritten or not all(joined):
-        return "hallucination"
-    if not steps[-1][1] == answer == graph.target:
-        return "wrong target"
-    return "correct path" if min(unwritten) + len(steps) == depth[graph.target] else "longer path"
-
-
 # ---------------------------------------------------------------- values
 
 
@@ -178,21 +69,19 @@ def candidate_steps(graph, cfg, tok):
 def text_probabilities(model, prompts, texts):
     """For each prompt (prefix, n, forced), the probability of each of its texts (lists of tokens) as what comes next.
 
-    Every prompt is read once; then its row of the cache is repeated for each text.
+    Every prompt is read once; then its past is read on from with each text.
     """
-    device = model.wte.weight.device
-    prefix, prefix_len, n, forced, _ = batches.collate([(*prompt, []) for prompt in prompts], device)
+    device = next(model.parameters()).device
+    batch = batches.collate([Row(*prompt, labels=[]) for prompt in prompts], device)
     counts, flat = [len(t) for t in texts], [text for t in texts for text in t]
-    longest = max(map(len, flat))
-    tokens, length, *_ = batches.collate([(text, 0, [], []) for text in flat], device)  # (M, S), (M,)
-    _, h, cache = model.think(prefix, prefix_len, n, forced, torch.ones_like(forced, dtype=torch.bool), room=longest)
+    said = batches.collate([Row(text, 0, [], []) for text in flat], device)  # prefix (M, S)
+    *_, h, past = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix)
     row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
-    log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, tokens[:, :1])[:, 0]  # (M,) the first token
-    if longest > 1:
-        cache.select(row)
-        real = torch.arange(1, longest, device=device) < length[:, None]  # (M, S-1) the others
-        h = model.read(model.wte(tokens[:, :-1]), real, cache)
-        more = model.head(h).float().log_softmax(-1).gather(2, tokens[:, 1:, None])[..., 0]
+    log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, said.prefix[:, :1])[:, 0]  # (M,) first token
+    if max(map(len, flat)) > 1:
+        real = torch.arange(1, said.prefix.size(1), device=device) < said.prefix_len[:, None]  # (M, S-1) the others
+        states, _ = model.read(model.embed(said.prefix[:, :-1]), real, past.select(row))
+        more = model.head(states[-1]).float().log_softmax(-1).gather(2, said.prefix[:, 1:, None])[..., 0]
         log_p = log_p + more.masked_fill(~real, 0).sum(1)
     return [p.tolist() for p in log_p.exp().cpu().split(counts)]
 
@@ -217,10 +106,10 @@ def summarise(graphs, values, n_replaced):
     """Means over the problems: where the value lies, how spread it is, and how it depends on a node's place."""
     right, frontier, sizes, tops, places = [], [], [], [], {}
     for graph, value in zip(graphs, values):
-        next_nodes, left = graph.frontier(n_replaced + 1), distances(graph.predecessors(), [graph.target])
+        next_nodes, left = graph.frontier(n_replaced + 1), search(graph.predecessors(), [graph.target])[0]
         leaves = [a for a in graph.successors if not graph.successors[a]]
-        place = distances(graph.predecessors(), leaves) if leaves else distances(graph.successors, [graph.root])
-        best = distances(graph.successors, [graph.root])[graph.target] - n_replaced - 1
+        place = search(graph.predecessors(), leaves)[0] if leaves else graph.depths()
+        best = graph.depths()[graph.target] - n_replaced - 1
         right.append(sum(value[node] for node in next_nodes if left.get(node) == best))
         frontier.append(sum(value[node] for node in next_nodes))
         sizes.append(len(next_nodes))
@@ -298,12 +187,12 @@ def describe_thoughts(model, thoughts, tok):
 
 def sweep(model, problems, graphs, cfg, tok, n):
     """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem)."""
-    prompts = [data.make_prompt(p.question, n, cfg, tok) for p in problems]
-    solved = solve(model, prompts, tok, most_tokens(problems, cfg), cfg.eval_batch_size)
-    answers = [data.read_answer(text, cfg) for text, *_ in solved]
+    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
+    solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg))
+    answers = [find_answer(text, cfg) for text, *_ in solved]
     row = {
         "thoughts": n,
-        "accuracy": mean(a == data.right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
+        "accuracy": mean(a == right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
         "tokens": mean(n_tokens for _, n_tokens, _ in solved),
     }
     if graphs:
@@ -329,7 +218,7 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
         result["sweep"].append(row)
         left = [i for i, p in enumerate(paths) if graphs and len(p) > n // c]  # those that have a next step
         if left:
-            prompts = [data.make_prompt(problems[i].question, n, cfg, tok) for i in left]
+            prompts = [make_prompt(problems[i].question, n, cfg, tok) for i in left]
             values = node_values(model, prompts, [graphs[i] for i in left], cfg, tok)
             result["values"].append({"thoughts": n, **summarise([graphs[i] for i in left], values, n // c)})
         for i, value in zip(left, values if left else ()):
@@ -413,7 +302,7 @@ def main(argv):
     args = parse(AnalyzeConfig, argv, __doc__)
     args.ckpt = os.path.join(args.ckpt, "best.pt") if os.path.isdir(args.ckpt) else args.ckpt
     model, cfg, tok, saved = load_checkpoint(args.ckpt)
-    path = args.data or os.path.join(cfg.data_dir, "test.json")
+    path = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(path)[: args.count]
     graphs = read_graphs(raw, path)
     if cfg.remove_from != "front":

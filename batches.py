@@ -1,28 +1,38 @@
 """
-From problems to batches: the order of an epoch, rows of similar length side by side, tensors for GPT.forward.
+From problems to batches: the order of an epoch, rows of similar length side by side, tensors.
+
+What a row is made of: curriculum.py.
 """
 
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from data import METHODS, of_stage, segments
-from graphs import augment
+from curriculum import METHODS, for_stage, make_row, mixed_stages
+from graphs import augment, more_questions, read_graph
+
+ORDER, ROWS = range(2)  # what random numbers are for
 
 
-def epoch_order(problems, stage, epoch, cfg):
-    """The order of an epoch, as a list of (number of the problem, its stage): a function of (seed, stage, epoch) alone.
+def random_stream(purpose, cfg, index, number):
+    """Random numbers in the index-th stage, for an epoch's order, or the rows of a step: never the same ones twice."""
+    return np.random.default_rng((cfg.seed, index, number, purpose))
+
+
+def epoch_order(problems, stage, rng, cfg):
+    """The order of an epoch, as a list of (number of the problem, its stage).
 
     Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps instead.
     With sort_window, neighbours are of similar length: shuffled rows are cut into windows of so many batches, each is
     sorted, and then the order of the batches is shuffled.
     """
-    rng, n_steps = np.random.default_rng((cfg.seed, stage, epoch)), problems.n_steps
+    n_steps = problems.n_steps
     size = len(n_steps)
-    chance = of_stage(cfg.uniform_prob, stage) if METHODS[cfg.method].stages == "all" else 0
+    chance = for_stage(cfg.uniform_prob, stage) if METHODS[cfg.method].stages == "all" else 0
     order, mixed = rng.permutation(size), rng.random(size) < chance
-    stages = np.where(mixed, (rng.random(size) * (n_steps + 1)).astype(int), stage)
+    stages = np.where(mixed, (rng.random(size) * mixed_stages(cfg, n_steps)).astype(int), stage)
     if cfg.sort_window > 1:
         window = cfg.sort_window * cfg.batch_size
         order = np.concatenate(
@@ -45,10 +55,19 @@ def by_length(problems, order, stages, cfg):
     return order[np.lexsort((prefix, suffix, group))]
 
 
-def training_rows(problems, chosen, cfg, tok, rng):
-    """The segments of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
-    drawn = ((problems[i], stage) for i, stage in chosen)
-    return [segments(augment(p, cfg, tok, rng) if cfg.names else p, stage, cfg, tok, rng) for p, stage in drawn]
+def training_rows(problems, chosen, cfg, tok, rng, given=False):
+    """The Rows of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
+    rows = []
+    for i, stage in chosen:
+        asked, shared = [problems[i]], []
+        if cfg.names:
+            asked = [augment(problems[i], cfg, tok, rng)]
+        if cfg.questions > 1:
+            shared = asked[0].question[: -len(read_graph(asked[0].question, cfg, tok)[2])]
+            asked += more_questions(asked[0], cfg.questions - 1, cfg, tok, rng)
+        for row in (make_row(problem, stage, cfg, tok, rng) for problem in asked):
+            rows.append(row._replace(shared=shared, prefix=row.prefix[len(shared) :], given=given))
+    return rows
 
 
 def micro_batches(rows, cfg):
@@ -56,29 +75,66 @@ def micro_batches(rows, cfg):
     if not (cfg.micro_batch_size or cfg.micro_batch_tokens):
         yield rows
         return
-    micro, size, width = [], cfg.micro_batch_size or len(rows), (0, 0, 0)
-    for row in sorted(rows, key=lambda row: (len(row[0]), row[1], len(row[2]))):
-        wider = tuple(map(max, width, (len(row[0]), row[1], len(row[2]))))
-        if micro and (len(micro) == size or 0 < cfg.micro_batch_tokens < sum(wider) * (len(micro) + 1)):
+    micro, limit, width = [], cfg.micro_batch_size or len(rows), (0, 0, 0)
+    for row in sorted(rows, key=size):
+        wider = tuple(map(max, width, size(row)))
+        if micro and (len(micro) == limit or 0 < cfg.micro_batch_tokens < sum(wider) * (len(micro) + 1)):
             yield micro
-            micro, wider = [], (len(row[0]), row[1], len(row[2]))
+            micro, wider = [], size(row)
         micro, width = [*micro, row], wider
     yield micro
 
 
+def size(row):
+    """Lengths of prefix, thoughts and suffix."""
+    return len(row.prefix), row.n, len(row.suffix)
+
+
+class Batch(NamedTuple):
+    """Rows as tensors. The first five are what Coconut.think and GPT.forward take; their docstrings say more."""
+
+    prefix: torch.Tensor  # (B, P) int64
+    prefix_len: torch.Tensor  # (B,) int64
+    n: torch.Tensor  # (B,) int64, on the CPU: the number of passes depends on it, and a GPU would have to be waited for
+    suffix: torch.Tensor  # (B, S) int64
+    labels: torch.Tensor  # (B, S) int64
+    shared: torch.Tensor | None  # (G, P') int64: what is read before the prefix, by several rows together
+    shared_len: torch.Tensor | None  # (G,) int64
+    sharing: torch.Tensor | None  # (B,) int64: which of them a row reads on from
+    targets: torch.Tensor | None  # (B, N+1, W) int64: what the states should predict, sets of tokens, filled up with -1
+    given: bool  # whether the thoughts are the mean of what they should be
+    teacher: "Batch | None"
+
+
 def collate(rows, device="cpu"):
-    """Rows of (prefix, n, suffix, labels) as the tensors (prefix, prefix_len, n, suffix, labels) of GPT.forward.
+    """Rows as a Batch on the device."""
+    on_gpu = torch.device(device).type == "cuda"
 
-    n stays on the CPU: the number of passes depends on it, and asking a GPU for it would mean to wait for it.
-    """
-    prefix, n, suffix, labels = zip(*rows)
-
-    def to_device(x):
+    def tensor(x, device=device):
         x = torch.tensor(x, dtype=torch.int64)  # or empty lists would become floats
-        return x.pin_memory().to(device, non_blocking=True) if torch.device(device).type == "cuda" else x.to(device)
+        return (x.pin_memory() if on_gpu else x).to(device, non_blocking=on_gpu)  # while the GPU works
 
     def pad(lists, value):
         width = max(map(len, lists))
-        return to_device([x + [value] * (width - len(x)) for x in lists])
+        return tensor([[*x, *[value] * (width - len(x))] for x in lists])
 
-    return pad(prefix, 0), to_device([len(x) for x in prefix]), torch.tensor(n), pad(suffix, 0), pad(labels, -100)
+    shared = {id(row.shared): row.shared for row in rows}
+    number = {key: i for i, key in enumerate(shared)}
+    shares, targets = any(shared.values()), None
+    if rows[0].targets:
+        most, widest = max(row.n for row in rows), max(len(found) for row in rows for found in row.targets)
+        filled = [[[*found, *[-1] * (widest - len(found))] for found in row.targets] for row in rows]
+        targets = tensor([sets + [[-1] * widest] * (most + 1 - len(sets)) for sets in filled])
+    return Batch(
+        prefix=pad([row.prefix for row in rows], 0),
+        prefix_len=tensor([len(row.prefix) for row in rows]),
+        n=tensor([row.n for row in rows], device="cpu"),
+        suffix=pad([row.suffix for row in rows], 0),
+        labels=pad([row.labels for row in rows], -100),
+        shared=pad(list(shared.values()), 0) if shares else None,
+        shared_len=tensor([len(x) for x in shared.values()]) if shares else None,
+        sharing=tensor([number[id(row.shared)] for row in rows]) if shares else None,
+        targets=targets,
+        given=rows[0].given,
+        teacher=collate([row.teacher for row in rows], device) if rows[0].teacher else None,
+    )

@@ -28,10 +28,15 @@ import torch
 
 import batches
 import data
-from config import TrainConfig, UserError, cli, option, parse
+import fast
+from checkpoint import pick_device
+from config import UserError, cli, option, parse
+from curriculum import Row
 from evaluate import length_batches, precision
+from losses import Objective
 from model import GPT, GPTConfig
-from run import new_optimizer, pick_device
+from run import compile_blocks, new_optimizer
+from settings import TrainConfig
 from tokenizer import SPECIALS, make_tokenizer
 from train import train_step
 
@@ -92,21 +97,24 @@ def draw_problems(n, seed):
 
 
 def make_row(problem, n, stage=3):
-    """The problem as GSM8K has it at stage 3, but with n thoughts: (prefix, n, suffix, labels)."""
+    """The problem as GSM8K has it at stage 3, but with n thoughts."""
     written = sum(problem.steps[stage:], []) + problem.answer
-    return problem.question + [TOKEN], n, [EOT, *written], [-100, *written]
+    return Row(problem.question + [TOKEN], n, [EOT, *written], [-100, *written])
 
 
 def without_thoughts(row):
     """The same row with ordinary tokens in place of its thoughts."""
-    prefix, n, suffix, labels = row
-    return prefix + [TOKEN] * n, 0, suffix, labels
+    return row._replace(prefix=row.prefix + [TOKEN] * row.n, n=0)
 
 
-def new_model(args, device):
+def new_model(args, device, faster=True):
     n_layer, n_head, n_embd = PRESETS[args.preset][0]
     torch.manual_seed(0)
-    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, compile=args.compile)).to(device)
+    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB)).to(device)
+    if args.compile:
+        compile_blocks(model)
+        return model
+    return fast.speed_up(model) if faster and device == "cpu" else model
 
 
 def take_turns(variants, args):
@@ -129,7 +137,7 @@ def ratio(a, b):
 
 def sorted_batches(args, problems, cfg):
     """Problems in batches as train.py makes them."""
-    order = [i for i, _ in batches.epoch_order(problems, 3, 0, cfg)]
+    order = [i for i, _ in batches.epoch_order(problems, 3, np.random.default_rng(args.seed), cfg)]
     return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
 
 
@@ -144,36 +152,61 @@ def print_values(**values):
 
 def measure_steps(args, device):
     cfg = args.train_config()
-    model, chosen = new_model(args, device), sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
-    optimizer = new_optimizer(model, cfg)
+    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
+    kinds = ("fast", "slow", "tokens") if device == "cpu" else ("slow", "tokens")  # fast.py is for the CPU only
+    objectives = {kind: Objective(new_model(args, device, faster=kind != "slow")) for kind in kinds}
+    optimizers = {kind: new_optimizer(objective, cfg) for kind, objective in objectives.items()}
 
-    def step(n, plain):
+    def step(n, kind):
         def call(i):
             rows = [make_row(p, n) for p in chosen[i % len(chosen)]]
-            train_step(model, optimizer, [without_thoughts(r) for r in rows] if plain else rows, cfg)
+            rows = [without_thoughts(r) for r in rows] if kind == "tokens" else rows
+            train_step(objectives[kind], optimizers[kind], rows, cfg)
 
         return call
 
-    variants = {(n, plain): step(n, plain) for n in args.thoughts for plain in (False, True)}
+    variants = {(n, kind): step(n, kind) for n in args.thoughts for kind in kinds}
     if "yardstick" in args.parts and has_transformers():
         variants["transformers"] = transformers_step(args, device, chosen)
     seconds = take_turns(variants, args)
-    n_parameters = sum(p.numel() for p in model.parameters())
+    n_parameters = sum(p.numel() for p in objectives["tokens"].parameters())
     print(f"\ntraining step, {args.preset} ({n_parameters / 1e6:.1f} M parameters), batch {args.batch_size}")
-    print("thoughts  ms/step  plain ms  ratio  tokens/s" + "  utilisation" * (device != "cpu"))
+    print("         ms a step with so many       over the step with tokens")
+    print(
+        "number  thoughts  without fast.py  tokens  thoughts  without fast.py  tokens/s" + "  used" * (device != "cpu")
+    )
     lengths = [(len(p.question), sum(map(len, p.steps[3:]))) for b in chosen[1 : args.rounds + 1] for p in b]
     mean = sum(q + s + 2 + ANSWER for q, s in lengths) / len(lengths)  # tokens of a row without thoughts
+    best = kinds[0]
     for n in args.thoughts:
-        think, plain = (statistics.median(seconds[n, which]) for which in (False, True))
-        over = ratio(seconds[n, False], seconds[n, True])
-        per_second = (mean + n) * args.batch_size / think
+        quick, slow, tokens = (1000 * statistics.median(seconds[n, kind]) for kind in (best, "slow", "tokens"))
+        over = [ratio(seconds[n, kind], seconds[n, "tokens"]) for kind in (best, "slow")]
+        per_second = 1000 * (mean + n) * args.batch_size / quick
         used = 6 * n_parameters * per_second / (args.peak_tflops * 1e12)  # forward and backward: 6 operations a weight
-        print(f"{n:>8}  {1000 * think:>7.0f}  {1000 * plain:>8.0f}  {over:>5.2f}  {per_second:>8.0f}"
-              + f"  {used:>11.1%}" * (device != "cpu"))  # fmt: skip
+        line = f"{n:>6}  {quick:>8.0f}  {slow:>15.0f}  {tokens:>6.0f}  {over[0]:>8.2f}  {over[1]:>15.2f}"
+        print(f"{line}  {per_second:>8.0f}" + f"  {used:>4.0%}" * (device != "cpu"))
     for n in args.thoughts:
-        print_values(**{f"step_over_plain_n{n}": ratio(seconds[n, False], seconds[n, True])})
+        for name, kind in (("", best), ("_without_fast", "slow")):
+            print_values(**{f"step_over_plain{name}_n{n}": ratio(seconds[n, kind], seconds[n, "tokens"])})
+    if device != "cpu":
+        print_values(host_ms_per_thought=host_time(objectives["slow"], cfg, chosen[0]))
     if "transformers" in seconds and 6 in args.thoughts:
-        print_values(step_over_transformers=ratio(seconds[6, False], seconds["transformers"]))
+        print_values(step_over_transformers=ratio(seconds[6, best], seconds["transformers"]))
+
+
+def host_time(objective, cfg, problems):
+    """What a thought costs the CPU that feeds a GPU, forward and backward, in ms: it must not wait for the GPU."""
+    took = {}
+    for n in (4, 4, 20):  # the first is for warming up
+        batch = batches.collate([make_row(p, n) for p in problems], next(objective.parameters()).device)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        with precision(cfg, batch.prefix.device):
+            loss = objective(batch)["ce"][0]
+        loss.backward()
+        took[n] = time.perf_counter() - began
+        torch.cuda.synchronize()
+    return 1000 * (took[20] - took[4]) / 16
 
 
 def has_transformers():
@@ -198,10 +231,10 @@ def transformers_step(args, device, chosen):
 
     def call(i):
         rows = [without_thoughts(make_row(p, 6)) for p in chosen[i % len(chosen)]]
-        width = max(len(prefix) + len(suffix) for prefix, _, suffix, _ in rows)
-        fill = [width - len(prefix) - len(suffix) for prefix, _, suffix, _ in rows]
-        x = torch.tensor([r[0] + r[2] + [0] * f for r, f in zip(rows, fill)], device=device)
-        y = torch.tensor([[-100] * len(r[0]) + r[3] + [-100] * f for r, f in zip(rows, fill)], device=device)
+        width = max(len(r.prefix) + len(r.suffix) for r in rows)
+        fill = [width - len(r.prefix) - len(r.suffix) for r in rows]
+        x = torch.tensor([r.prefix + r.suffix + [0] * f for r, f in zip(rows, fill)], device=device)
+        y = torch.tensor([[-100] * len(r.prefix) + r.labels + [-100] * f for r, f in zip(rows, fill)], device=device)
         with precision(cfg, x.device):
             loss = model(input_ids=x, labels=y).loss  # padding is on the right: causal attention never sees it
         loss.backward()
@@ -222,9 +255,9 @@ def measure_generation(args, device):
 
     @torch.no_grad()
     def ours(questions):
-        prompts = [(q, 6, [EOT]) for q in questions]
-        for batch in length_batches(prompts, len(prompts)):
-            prefix, prefix_len, n, suffix, _ = batches.collate([(*prompts[i], []) for i in batch], device)
+        rows = [Row(q, 6, [EOT], []) for q in questions]
+        for chosen in length_batches(rows, len(rows)):
+            prefix, prefix_len, n, suffix, *_ = batches.collate([rows[i] for i in chosen], device)
             with precision(cfg, prefix.device):
                 assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
 
@@ -250,7 +283,7 @@ def added_memory(args, n):
     """Bytes that a training step with n thoughts adds at its peak, gradients included."""
     torch.set_num_threads(args.threads)
     device, cfg = pick_device(args.device), args.train_config()
-    model = new_model(args, device)
+    model = Objective(new_model(args, device))
     optimizer = new_optimizer(model, cfg)
     chosen = sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
     train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
@@ -288,11 +321,11 @@ def measure_memory(args):
 def padding_share(problems, stage, cfg):
     """The share of positions in an epoch's batches that are padding."""
     cells, used = 0, 0
-    order = batches.epoch_order(problems, stage, 0, cfg)
+    order = batches.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)
     for k in range(0, len(order), cfg.batch_size):
         rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
-        cells += len(rows) * sum(max(len(row[part]) for row in rows) for part in (0, 2))
-        used += sum(len(row[part]) for row in rows for part in (0, 2))
+        lengths = np.array([(len(row.prefix), len(row.suffix)) for row in rows])
+        cells, used = cells + len(rows) * lengths.max(0).sum(), used + lengths.sum()
     return 1 - used / cells
 
 

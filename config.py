@@ -11,15 +11,11 @@ import difflib
 import keyword
 import math
 import os
-import re
 import sys
 import types
 import typing
-from dataclasses import dataclass
 
-
-class UserError(ValueError):
-    """Something that the user can put right. cli() prints it in one line and exits with code 2."""
+from textfile import UserError, read_text
 
 
 def first_line(e):
@@ -30,97 +26,6 @@ def first_line(e):
 def option(default, doc, choices=(), least=-math.inf, most=math.inf):
     """A field with its line of --help and the values that it may have: some, or from least to most."""
     return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "range": (least, most)})
-
-
-TARGETS = "rest", "next", "frontier"
-METHODS = "coconut", "cot", "no_cot", "icot", "pause", "no_curriculum", "no_thought", "pause_as_thought"
-
-
-@dataclass
-class TrainConfig:
-    """Where a setting may have several values, each belongs to one stage, and the last one to all further stages."""
-
-    # data
-    data_dir: str = option("data/hops", "folder with train.json, valid.json and test.json")
-    tokenizer: str = option("words", "gpt2, or one made from the training data", ("gpt2", "words", "chars"))
-    question_format: str = option("{}\n", "how a question is written; these three are the official code's")
-    step_format: str = option("{}\n", "how a step is written")
-    answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
-    # method
-    method: str = option("coconut", "what to train: a row of the paper's table 1 (METHODS in data.py)", METHODS)
-    c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0)
-    max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", least=0)
-    pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
-    uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
-    remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
-    markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "none"))
-    peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
-    icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
-    target: tuple[str, ...] = option(
-        ("rest",), "what each stage has to write: all remaining steps, or only the next, or any node as far", TARGETS
-    )
-    names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
-    # model
-    init_from: str = option(
-        "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
-    )
-    n_layer: int = option(2, "transformer blocks", least=1)
-    n_head: int = option(4, "attention heads", least=1)
-    n_embd: int = option(128, "width", least=1)
-    block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1)
-    dropout: float = option(0.0, "dropout", least=0, most=1)
-    fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
-    # optimisation
-    epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
-    steps: tuple[int, ...] = option(
-        (), "length of each stage in optimizer steps, instead of epochs; a single stage gets the sum of all", least=1
-    )
-    master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", least=0, most=1)
-    batch_size: int = option(64, "examples in an optimizer step", least=1)
-    micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them", least=0)
-    micro_batch_tokens: int = option(0, "positions in a forward pass, padding included; 0: no limit", least=0)
-    sort_window: int = option(1, "batches whose examples are sorted by length, against padding; 1: no sorting", least=1)
-    lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0)
-    warmup_steps: int = option(0, "steps of linear warm-up in each stage", least=0)
-    min_lr_ratio: float = option(1.0, "cosine decay to this fraction of lr at the stage's end; 1: none", least=0)
-    weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0)
-    beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
-    grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
-    dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
-    gradient_checkpointing: bool = option(False, "compute activations again when needed: slower, with less memory")
-    backprop_thoughts: int | None = option(None, "gradient only through a row's last so many thoughts", least=1)
-    compile: bool = option(False, "torch.compile the blocks: minutes at the start, for a GPU (not measured yet)")
-    shard: bool = option(False, "with torchrun: spread weights and moments over the processes (FSDP2)")
-    reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
-    # evaluation, files, machine
-    eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
-    eval_batch_size: int = option(250, "questions answered at once in an evaluation", least=1)
-    eval_only: str = option("", "no training: evaluate this checkpoint, or weights from elsewhere")
-    eval_file: str = option("", "the data file for --eval_only; by default test.json in data_dir")
-    max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution", least=0)
-    log_every: int = option(50, "steps between progress lines", least=1)
-    save_every: int = option(0, "steps between checkpoints; 0: only after evaluations and by the clock", least=0)
-    save_minutes: float = option(10.0, "longest time between checkpoints", least=0)
-    out_dir: str = option("out/hops", "where checkpoints and log.txt go")
-    resume: bool = option(False, "go on with the run in out_dir")
-    overwrite: bool = option(False, "discard the run in out_dir and start again")
-    seed: int = option(1, "decides the initial weights and the order of the data", least=0, most=2**63)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
-
-    def __post_init__(self):
-        for name in ("question_format", "step_format", "answer_format"):
-            if getattr(self, name).count("{}") != 1:
-                raise UserError(f"{name} = {getattr(self, name)!r}, expected one {{}} in it, where the text goes")
-        if not self.answer_format.partition("{}")[0].strip():
-            raise UserError(
-                f"answer_format = {self.answer_format!r}, expected a mark before {{}}, to find the answer by"
-            )
-        try:
-            re.compile(self.names)
-        except re.error as e:
-            raise UserError(f"names = {self.names!r} is not a regular expression: {e}") from None
-        if self.resume and self.overwrite:
-            raise UserError("--resume and --overwrite: expected one of them")
 
 
 def nearest(name, known):
@@ -169,13 +74,14 @@ def check(cls, name, value, where):
 
 def read_config_file(cls, path):
     """{name: value} of a file of plain assignments; UserError with file and line for anything else."""
-    try:
-        with open(path, encoding="utf-8") as f:
-            tree = ast.parse(f.read())
-    except FileNotFoundError:
+    if not os.path.exists(path):
         folder = os.path.dirname(path) or "."
         there = sorted(f for f in os.listdir(folder) if f.endswith(".py")) if os.path.isdir(folder) else []
-        raise UserError(f"{path}: no such config file{nearest(os.path.basename(path), there)}") from None
+        raise UserError(f"{path}: no such config file{nearest(os.path.basename(path), there)}")
+    try:
+        tree = ast.parse(read_text(path))
+    except UserError:
+        raise
     except (SyntaxError, ValueError) as e:
         raise UserError(f"{path}: not a config file of `name = value` lines: {e}") from None
     settings = {}

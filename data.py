@@ -1,43 +1,25 @@
 """
-From a file of worked problems to the three segments of each, for any method and any stage of the curriculum.
+From a file of worked problems to tokens: read, checked, and kept beside the file for the next time.
 
-A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. A problem
-at a stage becomes (prefix, n, suffix, labels). Coconut with two steps, one thought for each:
-
-    stage 0    question <bot>    -                  <eot> step1 step2 answer eos
-    stage 1    question <bot>    thought            <eot> step2 answer eos
-    stage 2    question <bot>    thought thought    <eot> answer eos
-               prefix            n = 0, 1, 2        suffix; its labels score everything but <eot>
-
-What the model gets when it has to answer is the prompt (prefix, n, forced); forced is the part of the suffix that is
-given and not written: [<eot>], or nothing.
+A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. What a
+method and a stage make of a problem is curriculum.py's business.
 """
 
 import hashlib
 import json
-import math
 import os
 import re
 import time
+import uuid
 from contextlib import suppress
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
 from config import UserError
-from graphs import frontier
-from tokenizer import BOT, EOS, EOT, PATTERNS, PAUSE
-
-# ---------------------------------------------------------------- problems
-
-
-class Problem(NamedTuple):
-    """A worked problem in tokens; the answer ends in eos."""
-
-    question: list[int]
-    steps: list[list[int]]
-    answer: list[int]
+from curriculum import Problem, make_row
+from textfile import read_text
+from tokenizer import EOS, PATTERNS
 
 
 def check_exists(path):
@@ -51,11 +33,14 @@ def check_exists(path):
 def load_json(path):
     """The problems of a data file as dicts; UserError says what is wrong, and where."""
     check_exists(path)
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected a list of problems")
     try:
-        with open(path, encoding="utf-8-sig") as f:
-            problems = json.load(f)
-    except (ValueError, RecursionError) as e:  # broken JSON or broken UTF-8; the message has line and column
-        raise UserError(f"{path}: not JSON: {e}") from None
+        problems = json.loads(text)
+    except (ValueError, RecursionError) as e:  # the message has line and column
+        lines = "; one problem a line? expected [problem, problem, ...]" if str(e).startswith("Extra data") else ""
+        raise UserError(f"{path}: not JSON: {e}{lines}") from None
     if not isinstance(problems, list) or not problems:
         raise UserError(f"{path}: expected a list of problems that is not empty")
     for i, p in enumerate(problems):
@@ -153,7 +138,8 @@ def load(path, cfg, tok, pieces=()):
                 )
         problems = encode(raw, cfg, tok)
         arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
-        with suppress(OSError), open(f"{path}.{os.getpid()}.tmp", "wb") as f:  # if not: then it takes longer next time
+        own = f"{path}.{uuid.uuid4().hex}.tmp"  # several processes may do this at once
+        with suppress(OSError), open(own, "wb") as f:  # if it cannot be kept, it takes longer next time
             np.savez(f, key=key.hexdigest(), **arrays)
             os.replace(f.name, path + ".npz")
     check_lengths(problems, cfg, tok, path)
@@ -169,33 +155,11 @@ def check_lengths(problems, cfg, tok, path):
     most = np.diff(problems.bounds[first]) + 2 + cfg.max_latent_stage * cfg.c_thought  # all steps and all thoughts
     for i in np.flatnonzero(most > cfg.block_size):
         for stage in range(cfg.max_latent_stage + 2):
-            prefix, n, suffix, _ = segments(problems[i], stage, cfg, tok)
+            prefix, n, suffix, *_ = make_row(problems[i], stage, cfg, tok)
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
                 needed = f"block_size is {cfg.block_size}, {len(prefix) + n + len(suffix)} or more would do"
                 raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
-
-
-def read_answer(text, cfg):
-    """The answer in a solution: what follows the last mark, such as "###", without commas (as the official code does).
-
-    None if there is no mark.
-    """
-    _, found, answer = text.rpartition(cfg.answer_format.partition("{}")[0].strip())
-    return answer.replace(",", "").strip() if found else None
-
-
-def right_answer(problem, cfg, tok):
-    """What read_answer returns for a correct solution."""
-    return read_answer(tok.decode(problem.answer[:-1]), cfg)
-
-
-def is_right(text, problem, stage, cfg, tok):
-    """Whether what was written at a stage is right: its answer, or with another target than "rest" the step."""
-    done, _ = count(len(problem.steps), stage, cfg)
-    if of_stage(cfg.target, stage) != "rest" and done < len(problem.steps):
-        return text in [tok.decode(step) for step in next_steps(problem, done, stage, cfg, tok)]
-    return read_answer(text, cfg) == right_answer(problem, cfg, tok)
 
 
 def write_splits(cfg, draw):
@@ -221,101 +185,3 @@ def write_splits(cfg, draw):
         with open(path, "w", encoding="utf-8") as f:
             json.dump(splits[name], f)
         print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")
-
-
-# ---------------------------------------------------------------- methods and stages
-
-
-class Method(NamedTuple):
-    """What a method trains on; with stages and the other settings, segments() follows from it."""
-
-    row: str  # of the paper's table 1
-    stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
-    instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
-    markers: bool  # whether <bot> and <eot> stand around it
-
-
-METHODS = {  #                       row of table 1                  stages   instead    markers
-    "coconut":          Method("Coconut",                    "all",   "thought", True),
-    "cot":              Method("CoT",                        "first", "",        False),
-    "no_cot":           Method("No-CoT",                     "last",  "",        False),
-    "icot":             Method("iCoT",                       "all",   "",        False),  # tokens go, not steps
-    "pause":            Method("Pause token",                "last",  "pause",   False),
-    "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
-    "no_thought":       Method("Coconut without thought",    "all",   "",        False),
-    "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
-}  # fmt: skip
-
-
-def stages(cfg, longest):
-    """(numbers of the stages to train, how many stages the full curriculum has); longest: most steps of a problem.
-
-    Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
-    """
-    last = cfg.max_latent_stage
-    curriculum = list(range(last + 1 + (longest > last and cfg.method != "icot")))
-    return {"first": [0], "last": [last + 1]}.get(METHODS[cfg.method].stages, curriculum), len(curriculum)
-
-
-def of_stage(values, stage):
-    """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
-    return values[min(stage, len(values) - 1)]
-
-
-def count(n_steps, stage, cfg):
-    """(steps that are not written, thoughts or pauses in their place) at this stage, of a problem with n_steps.
-
-    Stage k takes away k steps and gives k * c_thought thoughts; where there are fewer steps, fewer thoughts as well,
-    unless pad_latent_to_max.
-    """
-    removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
-    n = cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
-    return removed, n if METHODS[cfg.method].instead else 0
-
-
-def make_prompt(question, n, cfg, tok):
-    """What the model is given to answer a question with n thoughts: (prefix, n, forced)."""
-    bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
-    method = METHODS[cfg.method]
-    prefix = question + [bot] * (method.markers and cfg.markers != "none")
-    forced = [eot] * (method.markers and cfg.markers == "both")  # we end the thinking: <eot> is never to be predicted
-    return (prefix + [pause] * n, 0, forced) if method.instead == "pause" else (prefix, n, forced)
-
-
-def next_steps(problem, done, stage, cfg, tok):
-    """What may be written next: the next step; target "frontier": all nodes as far (UserError if that step is not)."""
-    step = problem.steps[done]
-    if of_stage(cfg.target, stage) != "frontier":
-        return [step]
-    nodes = [[node] for node in frontier(problem.question, done + 1, cfg, tok)]
-    if step not in nodes:
-        text = tok.decode(problem.question + step)[-60:]
-        raise UserError(f"target = 'frontier': {text!r}: this step is not at distance {done + 1} from the root")
-    return [step] + [node for node in nodes if node != step]
-
-
-def split(problem, stage, cfg, tok, rng=None):
-    """One problem at one stage: its prompt (prefix, n, forced), and the tokens that the model should then write.
-
-    With rng as it is trained on: where the method or the target is random, it is drawn anew.
-    """
-    removed, n = count(len(problem.steps), stage, cfg)
-    read, write = [], problem.steps[removed:]
-    if cfg.method == "icot":  # Deng et al. 2024 (2405.14838): tokens go from the left, now and then some more of them
-        more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
-        gone = cfg.icot_tokens * stage + more if stage < cfg.max_latent_stage else None
-        write = [sum(problem.steps, [])[gone:] if gone is not None else []]
-    elif removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
-        read, write = problem.steps[: len(problem.steps) - removed], []
-    written = sum(write, []) + problem.answer
-    if write and of_stage(cfg.target, stage) != "rest":  # "Reasoning by Superposition" (2505.12514): one step only
-        written = next_steps(problem, removed, stage, cfg, tok)
-        written = written[rng.integers(len(written)) if rng else 0] + problem.answer[-1:]
-    return make_prompt(sum(read, problem.question), n, cfg, tok), written
-
-
-def segments(problem, stage, cfg, tok, rng=None):
-    """One problem at one stage as (prefix, n, suffix, labels), in lists of tokens: a row of GPT.forward."""
-    (prefix, n, forced), written = split(problem, stage, cfg, tok, rng)
-    # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
-    return prefix, n, forced + written, [written[0] if cfg.peek else -100] * len(forced) + written

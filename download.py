@@ -5,6 +5,7 @@ Fetch a file over HTTP: resumed where it broke off, verified, and never half a f
 
 Files go to ~/.cache/nanococonut, or to the folder in the environment variable NANOCOCONUT_CACHE. Until it is complete
 a file is called `path + ".part"`: that survives ^C, a full disk and a lost connection, and the next call goes on there.
+Of several processes that want one file, as those of torchrun do, one downloads it while the others wait for it.
 """
 
 import hashlib
@@ -12,10 +13,17 @@ import os
 import re
 import sys
 import time
+import uuid
+from contextlib import contextmanager, suppress
 
 import requests
 
 from config import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
 
 TIMEOUT = 10, 30  # seconds to connect, and to wait for the next bytes
 RETRIES = 5  # after failures that may pass
@@ -77,7 +85,7 @@ def receive(url, part, size):
     with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
         first, total = extent(response, have)
         if first is None:  # the part is as long as the file, or longer, or the server misunderstands
-            os.remove(part)
+            os.truncate(part, 0)  # not deleted: its lock is ours
             return receive(url, part, size)
         if None not in (size, total) and total != size:  # another file, or a login page: keep what we have
             raise requests.HTTPError(f"the server has {total} bytes, expected {size}")
@@ -98,8 +106,8 @@ def receive(url, part, size):
 
 
 def fetch(url, part, sha256, size):
-    """Make `part` the complete, verified file; an OSError if that fails. What is complete but wrong is deleted."""
-    resumed = os.path.exists(part)
+    """Make `part` the complete, verified file; an OSError if that fails. What is complete but wrong is emptied."""
+    resumed = os.path.exists(part) and os.path.getsize(part) > 0
     if resumed and (sha256, size) != (None, None) and not mismatch(part, sha256, size):
         return
     for retry in range(RETRIES + 1):
@@ -113,10 +121,53 @@ def fetch(url, part, sha256, size):
             time.sleep(BACKOFF * 2**retry)
     wrong = mismatch(part, sha256, size)
     if wrong:
-        os.remove(part)
+        os.truncate(part, 0)
         if not resumed:
             raise OSError(wrong)
         fetch(url, part, sha256, size)  # its beginning was of another version: once more, from zero
+
+
+def lock(path):
+    """The file at path, open and locked until it is closed (the system closes a dead process's files); or None.
+
+    Waits as long as another process has the lock. None where there are no locks: Windows, some network file systems.
+    """
+    while fcntl:
+        file = open(path, "ab")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            print(f"waiting for another process, which writes {path}", file=sys.stderr)
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            file.close()
+            return None
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
+                return file
+        file.close()  # meanwhile it was renamed or deleted, and is not the file that others would lock
+    return None
+
+
+@contextmanager
+def part_of(path):
+    """The name of a part of the file to go on with, which nobody else touches until this ends."""
+    part = own = path + ".part"
+    file = lock(part)
+    if not file:  # then under a name of our own, and what another one left there is ours as soon as it has that name
+        own = f"{path}.{uuid.uuid4().hex[:8]}.part"
+        with suppress(FileNotFoundError):
+            os.replace(part, own)
+    try:
+        yield own
+    finally:
+        with suppress(FileNotFoundError):  # that is, unless it has become the file
+            if os.path.getsize(own) == 0:
+                os.remove(own)
+            elif own != part:
+                os.replace(own, part)
+        if file:
+            file.close()
 
 
 def download(url, path=None, sha256=None, size=None, folder=None):
@@ -131,14 +182,15 @@ def download(url, path=None, sha256=None, size=None, folder=None):
         path = os.path.join(folder, f"{hashlib.sha256(url.encode()).hexdigest()[:10]}-{name}")
     path = os.fspath(path)
     try:
-        if os.path.exists(path):
-            wrong = mismatch(path, sha256, size)
-            if wrong:
-                raise UserError(f"{path}: {wrong}; delete it, and it will be downloaded again from {url}")
-            return path
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        fetch(url, path + ".part", sha256, size)
-        os.replace(path + ".part", path)
+        if not os.path.exists(path):
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            with part_of(path) as part:
+                if not os.path.exists(path):  # nobody has completed it while we waited
+                    fetch(url, part, sha256, size)
+                    os.replace(part, path)
+        wrong = mismatch(path, sha256, size)
+        if wrong:
+            raise UserError(f"{path}: {wrong}; delete it, and it will be downloaded again from {url}")
         return path
     except OSError as e:  # requests' errors are OSErrors, and so is a full disk
         by_hand = f"try again later, or download it yourself and put it at {path}"

@@ -8,14 +8,16 @@ from contextlib import nullcontext
 import torch
 
 import batches
-import data
 import parallel
-from tokenizer import EOS
+from curriculum import METHODS, Row, count, make_row, split
+from grading import read_answer, same_number
+from tokenizer import EOS, NONE
 
 
 def precision(cfg, device):
     """A context that multiplies matrices in bfloat16, if cfg.dtype and the device say so; weights stay float32."""
-    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported())
+    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
+    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and on_gpu)
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 
@@ -29,18 +31,21 @@ def length_batches(prompts, batch_size):
     return done
 
 
-def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sampling):
-    """Answer prompts (prefix, n, forced) in batches: (text, tokens written, thoughts (n, C)) of each."""
+def solve(model, prompts, cfg, tok, max_new_tokens, progress=False, **sampling):
+    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each."""
     eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
-    for batch in length_batches(prompts, batch_size):
-        prefix, prefix_len, n, forced, _ = batches.collate([(*prompts[i], []) for i in batch], model.wte.weight.device)
-        tokens, thoughts = model.generate(
-            prefix, prefix_len, n, forced, max_new_tokens, eos=eos, return_thoughts=True, **sampling
-        )
-        for i, row, states, n_row in zip(batch, tokens.tolist(), thoughts, n.tolist()):
+    device = next(model.parameters()).device
+    for chosen in length_batches(prompts, cfg.eval_batch_size):
+        batch = batches.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
+        with precision(cfg, device):
+            tokens, thoughts = model.generate(
+                batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
+                **sampling,
+            )  # fmt: skip
+        for i, row, states, n_row in zip(chosen, tokens.tolist(), thoughts, batch.n.tolist()):
             text = row[: row.index(eos)] if eos in row else row
             solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states[:n_row]
-        done += len(batch)
+        done += len(chosen)
         if progress:
             left = duration((time.time() - began) / done * (len(prompts) - done))
             end = "\n" if done == len(prompts) else ""
@@ -48,12 +53,14 @@ def solve(model, prompts, tok, max_new_tokens, batch_size, progress=False, **sam
     return solved
 
 
-def same_number(answer, right):
-    """Whether two answers are the same text, or the same number, such as 72 and 72.0."""
-    try:
-        return answer == right or float(answer) == float(right)
-    except (TypeError, ValueError):
-        return False
+def find_answer(text, cfg):
+    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
+    return read_answer(text, cfg.answer_format.partition("{}")[0].strip(), commas=cfg.grading != "gsm8k")
+
+
+def right_answer(problem, cfg, tok):
+    """What find_answer returns for a correct solution."""
+    return find_answer(tok.decode(problem.answer[:-1]), cfg)
 
 
 def most_tokens(problems, cfg):
@@ -66,24 +73,47 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
 
     tokens: written ones, the end of text included; thoughts: continuous ones. The paper's table 1 shows their sum.
     """
-    prompts = [data.split(p, stage, cfg, tok)[0] for p in problems]
+    prompts = [split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
-    with precision(cfg, model.wte.weight.device):
-        mine = parallel.mine(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
-        solved = solve(model, mine, tok, most_tokens(problems, cfg), cfg.eval_batch_size, progress)
+    share = parallel.share(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
+    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress)
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
-    solved = parallel.gather(solved[: len(parallel.mine(prompts))])
+    solved = parallel.gather(solved[: len(parallel.share(prompts))])
     model.train()
-    right = [data.is_right(text, p, stage, cfg, tok) for p, (text, *_) in zip(problems, solved)]
-    answers = [(data.read_answer(text, cfg), data.right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
+    answers = [(find_answer(text, cfg), right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
+    model.eval()
+    with torch.no_grad():
+        hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else []
+    model.train()
     return {
-        "accuracy": sum(right) / len(problems),
-        "number_accuracy": sum(r or same_number(*pair) for r, pair in zip(right, answers)) / len(problems),
+        **{f"thought_{k + 1}": hit for k, hit in enumerate(hits)},
+        "accuracy": sum(answer == right for answer, right in answers) / len(problems),
+        "number_accuracy": sum(bool(same_number(*pair)) for pair in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
     }
+
+
+def thought_hits(model, problems, stage, cfg, tok):
+    """For the states after the question and each thought: how often, of all problems, their likeliest token is right.
+
+    Only where they have a target, and a walk of that length is possible.
+    """
+    device, none, hits = next(model.parameters()).device, tok.encode_single_token(NONE), []
+    share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
+    for start in range(0, len(share), cfg.eval_batch_size):
+        batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
+        with precision(cfg, device):
+            states = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states
+            top = model.head(states).argmax(-1, keepdim=True)  # (B, N+1, 1)
+        asked = (batch.targets[..., 0] >= 0) & (batch.targets[..., 0] != none)
+        hits += zip((batch.targets == top).any(-1).tolist(), asked.tolist())
+    hits = parallel.gather(hits)
+    n_states = max(len(asked) for _, asked in hits)
+    found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]
+    return [sum(hit) / len(hit) for hit in found if hit]
 
 
 # ---------------------------------------------------------------- what one sees
@@ -91,14 +121,14 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
 
 def describe(cfg, stage, n_steps):
     """A stage in words; n_steps: of the longest problem."""
-    removed, n = data.count(n_steps, stage, cfg)
+    removed, n = count(n_steps, stage, cfg)
     if not removed:
         return "every step is written"
     if cfg.method == "icot" and stage < cfg.max_latent_stage:
         return f"the first {cfg.icot_tokens * stage} tokens of the steps left out, the others are written"
     end = "first" if cfg.remove_from == "front" else "last"
     which = "all steps" if removed == n_steps else f"the {end} {f'{removed} steps' if removed > 1 else 'step'}"
-    thing = "<pause> token" if data.METHODS[cfg.method].instead == "pause" else "continuous thought"
+    thing = "<pause> token" if METHODS[cfg.method].instead == "pause" else "continuous thought"
     instead = f"{n} {thing}{'s' * (n != 1)} in place of {which}, " if n else f"{which} left out, "
     if removed == n_steps:
         return instead + "nothing is written but the answer"
@@ -111,14 +141,17 @@ def duration(seconds):
 
 
 def show_progress(run, stage, loss, lr, ms):
-    at, n_steps = run.at, run.lengths[run.at["index"]]
-    left = (n_steps - at["step"] + sum(run.lengths[at["index"] + 1 :])) * at["seconds"] / at["step"]
-    valid = "accuracy    -   |thought|   - "
-    if at["valid"]:
-        valid = f"accuracy {at['valid']['accuracy']:6.1%}  |thought| {at['valid']['thought_norm']:4.1f}"
+    cfg, progress, valid = run.cfg, run.progress, "accuracy    -   |thought|   - "
+    step, n_steps = progress["step"], run.lengths[progress["index"]]
+    left = (n_steps - step + sum(run.lengths[progress["index"] + 1 :])) * progress["seconds"] / step
+    if progress["valid"]:
+        hits = [f"{100 * value:.0f}" for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
+        norm = f"|thought| {progress['valid']['thought_norm']:4.1f}"
+        valid = f"accuracy {progress['valid']['accuracy']:6.1%}  "
+        valid += f"thoughts {' '.join(hits)} %" if hits else norm
     print(
-        f"stage {stage}  epoch {(at['step'] - 1) // run.epoch_steps}  step {at['step']:>5}/{n_steps}  loss {loss:.4f}  "
-        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(run.cfg.master_at)}{duration(left)}",
+        f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  loss {loss:.4f}  "
+        f"{valid}  lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{duration(left)}",
         flush=True,
     )
 
@@ -126,22 +159,23 @@ def show_progress(run, stage, loss, lr, ms):
 def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
     problem = run.problems["valid"][0]
-    prompt, _ = data.split(problem, stage, run.cfg, run.tok)
-    text, _, thoughts = solve(run.model.eval(), [prompt], run.tok, most_tokens([problem], run.cfg), 1)[0]
+    prompt, _ = split(problem, stage, run.cfg, run.tok)
+    text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most_tokens([problem], run.cfg))[0]
     run.model.train()
-    right = data.is_right(text, problem, stage, run.cfg, run.tok)
+    expected = right_answer(problem, run.cfg, run.tok)
     thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     print(f"  the model {thinks}writes:  {text.strip()}", end="")
-    expected = f"   (wrong: the answer is {data.right_answer(problem, run.cfg, run.tok)})"
-    print("   (right)" if right else expected, flush=True)
+    print(
+        "   (right)" if find_answer(text, run.cfg) == expected else f"   (wrong: the answer is {expected})", flush=True
+    )
 
 
 def show_results(run):
     print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
     n_steps = run.problems["valid"].n_steps.tolist()
-    for stage, steps, seconds, valid in run.at["results"]:
-        left = sum(n - data.count(n, stage, run.cfg)[0] for n in n_steps) / len(n_steps)
+    for stage, steps, seconds, valid in run.progress["results"]:
+        left = sum(n - count(n, stage, run.cfg)[0] for n in n_steps) / len(n_steps)
         print(
             f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
             f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"

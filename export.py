@@ -13,9 +13,9 @@ import sys
 
 import tiktoken
 
+from checkpoint import load_checkpoint
 from config import UserError, cli
 from hf_tokenizer import byte_letters, split_pair, write_tokenizer_json
-from run import load_checkpoint
 from tokenizer import EOS, SPECIALS
 from weights import is_projection, write_safetensors
 

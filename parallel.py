@@ -15,7 +15,7 @@ may differ in their numbers of passes: the longest thinking of their examples de
 
 import os
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed as dist
@@ -37,20 +37,22 @@ def start(device):
     return device
 
 
-def wrap(model, shard):
-    """The model as train_step calls it."""
+def wrap(objective, shard):
+    """An Objective (losses.py) as train_step calls it."""
     if WORLD == 1:
-        return model
+        return objective
     if not shard:
-        return DistributedDataParallel(model)
+        return DistributedDataParallel(objective)
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
 
-    mesh = dist.device_mesh.init_device_mesh(model.wte.weight.device.type, (WORLD,))
+    model = objective.model
+    mesh = dist.device_mesh.init_device_mesh(next(model.parameters()).device.type, (WORLD,))
     for module in (*model.h, model):
         fully_shard(module, mesh=mesh, reshard_after_forward=False)
     model.set_reshard_after_backward(False)
-    register_fsdp_forward_method(model, "generate")
-    return model
+    for name in ("think", "generate"):
+        register_fsdp_forward_method(model, name)
+    return objective
 
 
 def is_sharded(model):
@@ -58,52 +60,61 @@ def is_sharded(model):
 
 
 @contextmanager
-def backward(model, last):
+def backward(objective, last):
     """In here goes a backward pass; processes exchange their gradients in the last one of a step only."""
-    if isinstance(model, DistributedDataParallel) and not last:
-        with model.no_sync():
+    if isinstance(objective, DistributedDataParallel):
+        with nullcontext() if last else objective.no_sync():
             yield
-    elif is_sharded(model):
-        model.set_requires_gradient_sync(last)
+    elif is_sharded(objective.model):
+        objective.model.set_requires_gradient_sync(last)
         yield
-        for module in model.modules() if last else ():
+        for module in objective.modules() if last else ():
             if is_sharded(module):
                 module.reshard()  # what the optimizer changes are the parts
     else:
         yield
 
 
-def clip_grad_norm(model, most):
-    """The norm of the whole gradient, which becomes at most `most`."""
-    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), most)
-    return norm.full_tensor() if is_sharded(model) else norm
+def gradient_norm(objective, limit):
+    """The norm of the whole gradient, which is scaled down to `limit` if that is not 0."""
+    parameters = list(objective.parameters())
+    if limit:
+        norm = torch.nn.utils.clip_grad_norm_(parameters, limit)
+    else:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
-def state_dicts(model, optimizer):
-    """What a checkpoint holds of the two, whole; all processes have to call this together."""
+def state_dicts(objective, optimizer, moments):
+    """(weights of the model, moments of the optimizer or None), whole; all processes have to call this together."""
+    model = objective.model
     if not is_sharded(model):
-        return model.state_dict(), optimizer.state_dict()
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict
+        return model.state_dict(), optimizer.state_dict() if moments else None
+    from torch.distributed.checkpoint import state_dict
 
-    return get_state_dict(model, optimizer, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+    options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
+    if moments:
+        return state_dict.get_state_dict(model, optimizer, options=options)
+    return state_dict.get_model_state_dict(model, options=options), None
 
 
-def load_optimizer(model, optimizer, state):
+def load_optimizer(objective, optimizer, state):
     """The counterpart for the optimizer; a model is loaded before it is sharded."""
-    if not is_sharded(model):
+    if not is_sharded(objective.model):
         return optimizer.load_state_dict(state)
     from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-    return set_optimizer_state_dict(model, optimizer, state, options=StateDictOptions(full_state_dict=True))
+    options = StateDictOptions(full_state_dict=True)
+    return set_optimizer_state_dict(objective.model, optimizer, state, options=options)
 
 
-def mine(items):
+def share(items):
     """This process's share of a list: every WORLD-th item."""
     return items[RANK::WORLD]
 
 
 def gather(items):
-    """What mine() has dealt out, in the old order again and on every process: lists of objects that can be pickled."""
+    """What share() has dealt out, in the old order again and on every process: lists of objects that can be pickled."""
     if WORLD == 1:
         return items
     parts = [None] * WORLD
@@ -118,7 +129,7 @@ def add(x):
     return x
 
 
-def most(number, device):
+def largest(number, device):
     """The largest of the processes' numbers, on each of them."""
     if WORLD == 1:
         return number

@@ -7,16 +7,21 @@ Get GSM8K: grade-school problems in words, whose steps are little equations.
 
 A line of GSM8k-Aug:   question||<<4-2=2>> <<2/.5=4>> #### 300
 The original, JSON:    {"question": "...", "answer": "... 48/2 = <<48/2=24>>24 clips ...\n#### 72"}
+
+Lines of another shape are named and counted: those that can only be meant in one way are kept, the others left out.
 """
 
 import json
 import os
 import re
 from dataclasses import dataclass
+from functools import partial
 
 import data
-from config import TrainConfig, UserError, cli, option, parse
+from config import UserError, cli, option, parse
 from download import download
+from settings import TrainConfig
+from textfile import read_text
 from tokenizer import make_tokenizer
 
 AUG = "da03/Internalize_CoT_Step_by_Step/e06a32ee5e4cd117171daeb4755d2a97ece62761/data/gsm8k"
@@ -37,6 +42,8 @@ SOURCES = {  # split: (file, where it is, what is known of it, problems in it)
         "test": ("test.jsonl", f"{OPENAI}/test.jsonl", {}, 1_319),
     },
 }
+ANNOTATION = re.compile(r"<<(?:(?!<<|>>).)+>>")
+SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")
 HELD_OUT = 500  # the original has no validation file: the last problems of its training file
 
 
@@ -47,44 +54,87 @@ class GSM8KConfig:
     out_dir: str = option("data/gsm8k", "where train.json, valid.json and test.json go")
 
 
-def parse_aug(line):
-    """A line of GSM8k-Aug as a problem; ValueError if it is none."""
-    question, bars, rest = line.partition("||")
-    steps, mark, answer = rest.rpartition("####")
-    if not (bars and mark and question.strip() and answer.strip()):
+def split_steps(text):
+    """(the annotations <<...>> in a text, the text around them); ValueError if one of them is not whole."""
+    around = ANNOTATION.sub(" ", text)
+    if "<<" in around or ">>" in around:
+        raise ValueError("expected each << to be closed by >>")
+    return ANNOTATION.findall(text), around.strip()
+
+
+def split_answer(text):
+    """(what stands before the mark ####, the answer without commas); ValueError unless there is one of each."""
+    before, _, answer = text.partition("####")
+    if re.findall("####+", text) != ["####"]:
+        raise ValueError("expected #### once")
+    if not answer.strip() or re.search(r"\n|\|\||<<|###", answer.strip()):
+        raise ValueError("expected an answer after ####")
+    return before, answer.strip().replace(",", "")
+
+
+def parse_aug(line, remark=print):
+    """A line of GSM8k-Aug as a problem; ValueError if it is none. remark(what) is called for what is unusual.
+
+    Steps are annotations, which may contain spaces; or equations with spaces between them; or else sentences.
+    """
+    before, answer = split_answer(line)
+    question, _, text = before.rpartition("||")
+    several = "||" in question or question.endswith("|")
+    if not question.strip() or (several and "<<" in question):
         raise ValueError("expected question||steps #### answer")
-    return {"question": question.strip(), "steps": steps.split(), "answer": answer.strip().replace(",", "")}
+    if several:
+        remark("more than one ||, the last of which ends the question")
+    steps, words = split_steps(text)
+    if steps and words:
+        remark("words around <<...>>, which are no steps (nor are they with --source=openai)")
+    elif all(re.fullmatch("[^=]+=[^=]+", word) for word in words.split()):
+        steps += words.split()
+    else:
+        remark("steps in words, each sentence of which becomes one")
+        steps = SENTENCE_END.split(words)
+    return {"question": question.strip(), "steps": steps, "answer": answer}
 
 
-def parse_openai(line):
-    """A line of the original as a problem; ValueError if it is none."""
+def parse_openai(line, remark=print):
+    """A line of the original as a problem, as parse_aug does it."""
     try:
         problem = json.loads(line)
         question, solution = problem["question"], problem["answer"]
-        text, mark, answer = solution.rpartition("####")
-    except (ValueError, KeyError, TypeError, AttributeError):
+        (question + solution).encode()  # texts, and none with half a character, which JSON can spell
+        empty = not question.strip()
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise ValueError('expected {"question": text, "answer": text}') from None
-    if not (mark and isinstance(question, str) and question.strip() and answer.strip()):
-        raise ValueError("expected a question, and an answer that ends in #### number")
-    steps = re.findall(r"<<.*?>>", text)
-    return {"question": question.strip(), "steps": steps, "answer": answer.strip().replace(",", "")}
+    if empty:
+        raise ValueError("expected a question")
+    text, answer = split_answer(solution)
+    steps, words = split_steps(text)
+    if words and not steps:
+        remark("no <<...>>: a problem without steps")
+    return {"question": question.strip(), "steps": steps, "answer": answer}
 
 
 def read_lines(path, parse_line):
-    """The problems of a file. Lines that are none are named (the first five) and counted, not dropped in silence."""
-    problems, bad = [], 0
-    with open(path, encoding="utf-8", errors="replace") as f:
-        for number, line in enumerate(f, 1):
-            try:
-                problems.append(parse_line(line))
-            except ValueError as e:
-                bad += 1
-                if bad <= 5:
-                    print(f"{path}, line {number}: {e}, found {line[:60]!r}")
-    if bad:
-        print(f"{path}: {bad} lines left out")
-    if not problems:
-        raise UserError(f"{path}: no problems in it")
+    """The problems of a file. Lines that are none, or unusual, are counted by kind, the first of each kind is shown.
+
+    UserError if less than half of the lines are problems: it is another kind of file then.
+    """
+    problems, unusual, lines = [], {}, read_text(path).split("\n")
+
+    def note(number, what, then="kept"):
+        unusual.setdefault((what, then), []).append(number)
+
+    for number, line in enumerate(lines, 1):
+        try:
+            problems += [parse_line(line, partial(note, number))] if line.strip() else []
+        except ValueError as e:
+            note(number, str(e), "left out")
+    for (what, then), (first, *more) in unusual.items():
+        such = f"{1 + len(more):,} such line{'s' * bool(more)}, {then}"
+        print(f"{path}, line {first}: {what}, found {lines[first - 1][:60]!r}; {such}")
+    n_bad = sum(len(numbers) for (_, then), numbers in unusual.items() if then == "left out")
+    if not problems or n_bad > len(problems):
+        found = f"{n_bad:,} lines are none, {len(problems):,} are" if n_bad else "it is empty"
+        raise UserError(f"{path}: expected problems in the format of this --source, but {found}")
     return problems
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from config import UserError, cli, option, parse
 from data import load_json, write_splits
 from download import download
-from graphs import search
+from graphs import children, search
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
 # Measured by statistics() on the official prosqa_valid.json, 300 problems; 3, ..., 6: the share with so many steps.
@@ -90,7 +90,7 @@ class ProsQAConfig:
 
 def shortest_path(rng, edges, root, target):
     """The nodes of a shortest path, root and target included; each of several is equally likely."""
-    distance, paths = search(edges, root)
+    distance, paths = search(children(edges), [root])
     path = [target]
     while path[0] != root:
         before = [a for a, b in edges if b == path[0] and distance.get(a) == distance[b] - 1]
@@ -128,7 +128,7 @@ def make_dag(rng, n):
     number = {v: i for i, v in enumerate(kept)}
     edges = [[number[a], number[b]] for a, b in edges]
     leaves = sorted({b for _, b in edges} - {a for a, _ in edges})
-    below = [search(edges, root)[0] for root in (0, 1)]
+    below = [search(children(edges), [root])[0] for root in (0, 1)]
     own = [[v for v in leaves if v in below[r] and v not in below[1 - r]] for r in (0, 1)]  # leaves under r only
     if not all(own):
         return None
@@ -159,7 +159,7 @@ def make_graph(rng, cfg):
         n = round(rng.randint(fewest, most) * DRAWN / OFFICIAL["nodes"]) if cfg.nodes else DRAWN
         graph = make_dag(rng, n)
         if graph and fewest <= n_nodes(graph["edges"]) <= most:
-            if cfg.hops[0] <= search(graph["edges"], graph["root"])[0][graph["target"]] <= cfg.hops[-1]:
+            if cfg.hops[0] <= search(children(graph["edges"]), [graph["root"]])[0][graph["target"]] <= cfg.hops[-1]:
                 return graph
     asked = " ".join(f"--{k}={','.join(map(str, v))}" for k, v in (("hops", cfg.hops), ("nodes", cfg.nodes)) if v)
     raise UserError(f"{asked}: none of {TRIES:,} random graphs is like that; more steps need more nodes")
@@ -233,7 +233,7 @@ def check_graph(problem):
     for key in ("root", "target", "neg_target"):
         if not is_node(problem.get(key)):
             raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
-    if problem["target"] not in search(edges, problem["root"])[0]:
+    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
         raise ValueError("its 'target' cannot be reached from its 'root'")
 
 
@@ -265,7 +265,7 @@ def read_official(folder):
 
 def statistics(problems):
     """Means over the problems; under the key 3 the share of those with three steps, and so on."""
-    found = [search(p["edges"], p["root"]) for p in problems]
+    found = [search(children(p["edges"]), [p["root"]]) for p in problems]
     lengths = [distance[p["target"]] for p, (distance, _) in zip(problems, found)]
     sums = {
         "nodes": sum(len(p["idx_to_symbol"]) for p in problems),

@@ -1,8 +1,8 @@
 """
 A training run: its data, plan, model and optimizer, and the files in which it survives whatever happens.
 
-run = Run(cfg) has everything that train.py needs; load_checkpoint reads a model back. `at` says how far a run has
-come; with weights, moments and random state that is all a checkpoint holds, so a resumed run equals one never stopped.
+run = Run(cfg) has everything that train.py needs. `progress` says how far a run has come; with weights, moments and
+random state that is all a checkpoint holds, so a resumed run equals one never stopped.
 """
 
 import dataclasses
@@ -13,96 +13,31 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 
+import curriculum
 import data
+import fast
 import parallel
-from config import TrainConfig, UserError, check, first_line
+from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model
+from config import UserError, first_line
 from evaluate import evaluate
-from model import GPT, GPTConfig
-from tokenizer import SPECIALS, make_tokenizer
-
-SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions"  # what comes with weights from elsewhere
-FORMAT = 2  # of checkpoints; to be raised when older programs or files will not do any more
+from losses import Objective
+from tokenizer import make_tokenizer
 
 
-def new_optimizer(model, cfg):
+def new_optimizer(objective, cfg):
     settings = {"betas": (0.9, cfg.beta2), "weight_decay": cfg.weight_decay}
-    return torch.optim.AdamW(model.parameters(), fused=True, **settings)  # fused: one pass over the weights
+    return torch.optim.AdamW(objective.parameters(), fused=True, **settings)  # fused: one pass over the weights
 
 
-def pick_device(name):
-    """The name of a device that works here; UserError if it does not."""
-    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
-    name = f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and parallel.WORLD > 1 else name
-    try:
-        torch.zeros(1, device=name).item()
-    except Exception as e:  # each backend has its own way to say no
-        raise UserError(f"--device={name} does not work here: {first_line(e)}") from None
-    return name
-
-
-def new_model(cfg, tok, vocab_size=None):
-    """A model with random weights; vocab_size: as the tokenizer's, unless given."""
-    sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-    return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions))
-
-
-def token_ids(tok):
-    """{token as bytes: its number} of all tokens."""
-    return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
-
-
-def pretrained_model(source, cfg, tok):
-    """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
-    if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
-        old, its_cfg, its_tok, _ = load_checkpoint(source)
-        if its_cfg.tokenizer != cfg.tokenizer:
-            raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
-        longer = max(cfg.block_size, old.config.block_size)
-        cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
-        model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)
-        shared = [token for token in ids if token in its_ids]
-        with torch.no_grad():  # words and positions that the model has not known start from random values
-            wte, wpe = model.wte.weight.clone(), model.wpe.weight.clone()
-            wte[[ids[t] for t in shared]] = old.wte.weight[[its_ids[t] for t in shared]]
-            wpe[: old.config.block_size] = old.wpe.weight
-        model.load_state_dict(old.state_dict() | {"wte.weight": wte, "wpe.weight": wpe})
-        return model, cfg
-    model = GPT.from_pretrained(source, cfg.dropout)
-    found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
-    if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
-        raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
-    like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
-    if found > wanted:
-        print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
-    model.grow_vocab(wanted, like[0] if len(like) == 1 else None)
-    return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
-
-
-def is_ours(path):
-    """Whether a file is a checkpoint that Run.save wrote, of whatever format."""
-    try:
-        return {"format", "config", "pieces"} <= torch.load(path, map_location="meta", weights_only=True).keys()
-    except Exception:  # somebody else's file
-        return False
-
-
-def load_checkpoint(path):
-    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
-    try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
-        if saved["format"] != FORMAT:
-            raise UserError(f"{path}: a checkpoint of format {saved['format']}, expected {FORMAT}")
-        cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
-        tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
-        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
-        model.load_state_dict(saved["model"])
-    except FileNotFoundError:
-        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one") from None
-    except UserError:
-        raise
-    except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of ours
-        raise UserError(f"{path}: not a checkpoint of this project: {first_line(e)}") from None
-    return model.eval(), cfg, tok, saved
+def compile_blocks(model):
+    """torch.compile for training: once for all blocks, and some variants for prefix, thoughts and suffix."""
+    torch._dynamo.config.recompile_limit = 64
+    compiled = torch.compile(type(model.h[0]).forward, dynamic=True)
+    for block in model.h:
+        plain = block.forward
+        block.forward = lambda *args, block=block, plain=plain: (
+            compiled(block, *args) if torch.is_grad_enabled() else plain(*args)
+        )
 
 
 def lock(path):
@@ -121,7 +56,7 @@ def lock(path):
 
 
 class Run:
-    """A training run: settings, data, plan, model, optimizer, and `at`, which says how far it has come."""
+    """A training run: settings, data, plan, model, optimizer, and `progress`, which says how far it has come."""
 
     # what a resumed run may change
     FREE = """resume overwrite out_dir device log_every eval_batch_size micro_batch_size micro_batch_tokens save_every
@@ -133,6 +68,7 @@ class Run:
         if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
             ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
             raise UserError(f"{self.last} is there from an earlier run: {ways}")
+        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         torch.manual_seed(cfg.seed)
         self.saved = load_checkpoint(self.last) if cfg.resume else None
         self.load_data()
@@ -142,10 +78,14 @@ class Run:
             self.lock = lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed + parallel.RANK)  # for dropout: each process has other examples
         self.thread = ThreadPoolExecutor(1)
-        self.at = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0}
         self.model.to(self.device).train()
-        self.forward = parallel.wrap(self.model, cfg.shard)
-        self.optimizer = new_optimizer(self.model, cfg)
+        if cfg.compile:
+            compile_blocks(self.model)
+        elif self.device == "cpu" and not cfg.shard:
+            fast.speed_up(self.model)  # without this line it takes longer, that is all
+        self.objective = Objective(self.model, cfg.losses).to(self.device)
+        self.forward = parallel.wrap(self.objective, cfg.shard)
+        self.optimizer = new_optimizer(self.objective, cfg)
         if cfg.resume:
             self.go_on(self.saved[1], self.saved[3])
         self.saved = None
@@ -156,14 +96,18 @@ class Run:
                     os.remove(path)
             self.open_log()
             # what an interrupted run logged after its last checkpoint will come again
-            self.log_file.truncate(min(self.at["log_size"], os.path.getsize(self.log_file.name)))
+            self.log_file.truncate(min(self.progress["log_size"], os.path.getsize(self.log_file.name)))
 
     def load_data(self):
         """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
-        cfg, paths = self.cfg, {name: f"{self.cfg.data_dir}/{name}.json" for name in ("train", "valid", "test")}
-        for path in paths.values():
+        cfg, splits = self.cfg, ("train", "valid", "test")
+        files = [{split: f"{folder}/{split}.json" for split in splits} for folder in cfg.data_dir]
+        for path in (path for paths in files for path in paths.values()):
             data.check_exists(path)
-        self.pieces = [] if cfg.tokenizer == "gpt2" else data.find_pieces(data.load_json(paths["train"]), cfg)
+        pieces = set()
+        for paths in files if cfg.tokenizer != "gpt2" else ():
+            pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
+        self.pieces = sorted(pieces)
         self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
         if cfg.resume:
             self.model = self.saved[0]
@@ -173,20 +117,38 @@ class Run:
             self.model = new_model(cfg, self.tok)
         else:
             self.model, cfg = pretrained_model(cfg.init_from, cfg, self.tok)
-        for name in ("gradient_checkpointing", "backprop_thoughts", "compile"):
+        for name in ("gradient_checkpointing", "backprop_thoughts"):
             setattr(self.model.config, name, getattr(cfg, name))
         self.cfg = cfg
-        self.problems = {name: data.load(path, cfg, self.tok, self.pieces) for name, path in paths.items()}
+        self.all_problems = [
+            {split: data.load(path, cfg, self.tok, self.pieces) for split, path in paths.items()} for paths in files
+        ]
+
+    @property
+    def problems(self):
+        """{"train": Problems, ...} of the stage that the run is in; in the end those of the last one."""
+        return curriculum.for_stage(self.all_problems, self.progress["index"])
+
+    @property
+    def epoch_steps(self):
+        return math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
 
     def make_plan(self):
-        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one."""
-        self.epoch_steps = math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
-        self.longest = int(self.problems["train"].n_steps.max())
-        self.plan, n_stages = data.stages(self.cfg, self.longest)
-        if len(self.plan) > 1 and self.longest < self.cfg.max_latent_stage:
+        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one.
+
+        With several data folders it stays in its one stage for each of them.
+        """
+        cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
+        self.longest = max(int(problems.n_steps.max()) for problems in trained)
+        self.plan, n_stages = curriculum.stages(cfg, self.longest)
+        if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
             print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
-        lengths = self.cfg.steps or [epochs * self.epoch_steps for epochs in self.cfg.epochs]
-        lengths = [data.of_stage(lengths, index) for index in range(n_stages)]
+        if len(self.plan) == 1 and len(trained) > 1:
+            self.plan, n_stages = self.plan * len(trained), len(trained)
+        sizes = [len(curriculum.for_stage(trained, index)) for index in range(n_stages)]
+        epochs = [curriculum.for_stage(cfg.epochs, index) for index in range(n_stages)]
+        lengths = [math.ceil(size / cfg.batch_size) * n for size, n in zip(sizes, epochs)]
+        lengths = [curriculum.for_stage(cfg.steps, index) for index in range(n_stages)] if cfg.steps else lengths
         self.lengths = lengths if len(self.plan) > 1 else [sum(lengths)]
 
     def go_on(self, saved_cfg, saved):
@@ -194,18 +156,19 @@ class Run:
         old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
         differing = [f"{k} was {old[k]!r}, now {new[k]!r}" for k in new if k not in self.FREE and old[k] != new[k]]
         if saved["data"] != self.data_keys() and not differing:
-            differing = [f"the files in {self.cfg.data_dir} are others"]
+            differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
         if differing:
             raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
-        self.at = saved["at"]
-        parallel.load_optimizer(self.model, self.optimizer, saved["optimizer"])
+        self.progress = saved["progress"]
+        parallel.load_optimizer(self.objective, self.optimizer, saved["optimizer"])
+        self.objective.load_state_dict(saved["objective"], strict=False)
         rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
         torch.set_rng_state(rng)
         if self.device.startswith("cuda") and cuda_rng is not None:
             torch.cuda.set_rng_state(cuda_rng, self.device)
 
     def data_keys(self):
-        return [problems.key for problems in self.problems.values()]
+        return [problems.key for splits in self.all_problems for problems in splits.values()]
 
     def open_log(self):
         os.makedirs(self.cfg.out_dir, exist_ok=True)
@@ -216,24 +179,24 @@ class Run:
             return
         if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
             self.open_log()
-        self.log_file.write(f"{self.at['total']} {stream} {value:.6g}\n")
+        self.log_file.write(f"{self.progress['total']} {stream} {value:.6g}\n")
         self.log_file.flush()
 
     def save(self, path, **more):
         """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
-        weights, moments = parallel.state_dicts(self.model, self.optimizer)
+        weights, moments = parallel.state_dicts(self.objective, self.optimizer, moments=path == self.last)
         if parallel.RANK > 0:
             return None
-        more |= {"optimizer": moments} if path == self.last else {}
-        self.at["log_size"] = os.fstat(self.log_file.fileno()).st_size
+        more |= {"optimizer": moments, "objective": self.objective.own_state()} if path == self.last else {}
+        self.progress["log_size"] = os.fstat(self.log_file.fileno()).st_size
         checkpoint = {
             "model": weights,
             "config": dataclasses.asdict(self.cfg),
             "pieces": self.pieces,
             "longest": self.longest,
-            "stage": self.plan[min(self.at["index"], len(self.plan) - 1)],
+            "stage": self.plan[min(self.progress["index"], len(self.plan) - 1)],
             "data": self.data_keys(),
-            "at": self.at,
+            "progress": self.progress,
             "format": FORMAT,
         }
         tries = 2
@@ -259,10 +222,10 @@ class Run:
 
     def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
-        self.at["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        self.progress["valid"] = valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
         missing = parallel.any_of(parallel.RANK == 0 and not os.path.exists(self.best), self.device)
-        if valid["accuracy"] > self.at["best"] or missing:
-            self.at["best"] = valid["accuracy"]
+        if valid["accuracy"] > self.progress["best"] or missing:
+            self.progress["best"] = valid["accuracy"]
             self.save(self.best)

@@ -4,7 +4,7 @@ Ask a trained model, and look into its thoughts: norm, cosine to the one before,
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py --latent=0                            # the same model, not allowed to think
     python sample.py --interactive                         # type questions, until an empty line or ^D
-    python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --forced=2
+    python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --latent=2
     python sample.py --init_from=FOLDER --latent=6 --question="Tom has 3 apples and eats one. How many are left?"
     python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10 --json > thoughts.json
 """
@@ -21,9 +21,11 @@ import torch
 from torch.nn import functional as F
 
 import data
-from config import TrainConfig, UserError, cli, option, parse
-from evaluate import solve
-from run import load_checkpoint, pick_device, pretrained_model
+from checkpoint import load_checkpoint, pick_device, pretrained_model
+from config import UserError, cli, option, parse
+from curriculum import count, make_prompt, split
+from evaluate import find_answer, right_answer, solve
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 
 
@@ -32,7 +34,6 @@ class SampleConfig:
     out_dir: str = option("", "folder of a training run; by default that of the latest one under out/")
     init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
     latent: int | None = option(None, "number of thoughts; by default as in training (--init_from: none)", least=0)
-    forced: int | None = option(None, "as --latent, without its warning if training had other numbers", least=0)
     question: str | None = option(None, "a question to answer")
     interactive: bool = option(False, "read questions from the terminal")
     file: str = option("", "a data file to take questions from; by default the run's test.json")
@@ -60,7 +61,7 @@ def load(args):
     if args.init_from:
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
-        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is args.forced is None else "coconut"
+        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
@@ -74,7 +75,7 @@ def load(args):
 def ask(args, cfg, known):
     """Yields lists of problems to answer together: a file's, or a single one as it is asked."""
     if args.question is None and not args.interactive:
-        yield data.load_json(args.file or os.path.join(cfg.data_dir, "test.json"))[: args.count]
+        yield data.load_json(args.file or os.path.join(cfg.data_dir[-1], "test.json"))[: args.count]
     print("type questions; an empty line ends\n" * args.interactive, end="")
     typed = takewhile(str.strip, sys.stdin) if args.interactive else []
     for question in chain([args.question] * (args.question is not None), map(str.strip, typed)):
@@ -85,33 +86,33 @@ def ask(args, cfg, known):
 
 
 def make_prompts(problems, cfg, tok, stage, args):
-    """Prompts with --latent or --forced thoughts, or else with as many as training gave each problem at this stage."""
-    latent, prompts = args.latent if args.forced is None else args.forced, []
-    trained = [None if stage is None else data.count(len(p.steps), stage, cfg)[1] for p in problems]
-    if stage is not None and args.latent is not None and {*trained} != {latent}:
+    """Prompts with --latent thoughts, or else with as many as training gave each problem at this stage."""
+    latent, prompts = args.latent, []
+    trained = [None if stage is None else count(len(p.steps), stage, cfg)[1] for p in problems]
+    if stage is not None and latent is not None and {*trained} != {latent}:
         usual = " or ".join(map(str, sorted({*trained})))
         print(f"WARNING: in training such problems had {usual} thoughts, not {latent}")
     for p, n_trained in zip(problems, trained):
         if latent in (None, n_trained) and stage is not None:
-            (prefix, n, forced), _ = data.split(p, stage, cfg, tok)
+            prompt, _ = split(p, stage, cfg, tok)
         else:
-            prefix, n, forced = data.make_prompt(p.question, latent or 0, cfg, tok)
-        if not prefix or len(prefix) + n + len(forced) > cfg.block_size:
-            lengths = f"{len(prefix)} tokens and {n} thoughts, where {cfg.block_size} fit (block_size)"
+            prompt = make_prompt(p.question, latent or 0, cfg, tok)
+        if not prompt.prefix or len(prompt.prefix) + prompt.n + len(prompt.eot) > cfg.block_size:
+            lengths = f"{len(prompt.prefix)} tokens and {prompt.n} thoughts, where {cfg.block_size} fit (block_size)"
             raise UserError(f"{tok.decode(p.question)[:50]!r} cannot be answered: {lengths}")
-        prompts.append((prefix, n, forced))
+        prompts.append(prompt)
     return prompts
 
 
 def answer(model, problems, prompts, cfg, tok, args):
     """Yields for each problem all that there is to see, as --json has it; `right` is None where nobody knows."""
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
-    solved = solve(model, prompts, tok, args.max_new_tokens, cfg.eval_batch_size, **sampling)
+    solved = solve(model, prompts, cfg, tok, args.max_new_tokens, **sampling)
     for problem, (text, n_tokens, thoughts) in zip(problems, solved):
         top = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
         cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
         rows = zip(thoughts.norm(dim=-1).tolist(), cosines, top.indices.tolist(), top.values.tolist())
-        expected = data.right_answer(problem, cfg, tok) or None
+        expected = right_answer(problem, cfg, tok) or None
         yield {
             "question": tok.decode(problem.question).strip(),
             "thoughts": [
@@ -121,7 +122,7 @@ def answer(model, problems, prompts, cfg, tok, args):
             "writes": text.strip(),
             "tokens_written": n_tokens,
             "expected": expected,
-            "right": data.read_answer(text, cfg) == expected if expected else None,
+            "right": find_answer(text, cfg) == expected if expected else None,
         }
 
 

@@ -19,15 +19,17 @@ import signal
 import time
 from functools import lru_cache
 
-import numpy as np
 import torch
 
 import batches
 import data
 import parallel
-from config import TrainConfig, UserError, cli, parse
+from checkpoint import is_ours, load_checkpoint, pick_device, pretrained_model
+from config import UserError, cli, parse
+from curriculum import for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
-from run import Run, is_ours, load_checkpoint, new_optimizer, pick_device, pretrained_model
+from run import Run, new_optimizer
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 
 
@@ -36,36 +38,38 @@ def learning_rate(cfg, index, step, n_steps):
     warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
     done = max(0, step - cfg.warmup_steps) / max(1, n_steps - cfg.warmup_steps)
     decay = cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
-    return data.of_stage(cfg.lr, index) * warmup * decay
+    return for_stage(cfg.lr, index) * warmup * decay
 
 
-def count_scored(rows):
-    return sum(label != -100 for *_, labels in rows for label in labels)
-
-
-def train_step(model, optimizer, rows, cfg):
-    """One optimizer step on rows of segments, in micro-batches. Returns the loss (a tensor, nats per scored token).
+def train_step(objective, optimizer, rows, cfg):
+    """One optimizer step on Rows, in micro-batches. Returns {name: loss}, tensors: "loss", and what it is the sum of.
 
     FloatingPointError, before any weight is changed, if the loss or the gradient is not finite.
     """
-    n_scored, device, total = count_scored(rows), next(model.parameters()).device, torch.zeros(())
-    mine = parallel.mine(rows)
-    micros = list(batches.micro_batches(mine, cfg)) if mine else []
-    n_mine, n_all = len(micros), parallel.most(len(micros), device)
-    micros += [rows[:1]] * (n_all - n_mine)  # no process may stand aside, even if it has nothing to do
+    device = next(objective.parameters()).device
+    weights = getattr(objective, "module", objective).weights  # DistributedDataParallel hides what it wraps
+    share = parallel.share(rows)
+    micros = list(batches.micro_batches(share, cfg)) if share else []
+    micros = [batches.collate(micro, device) for micro in micros]
+    n_own, n_all = len(micros), parallel.largest(len(micros), device)
+    micros += [batches.collate(rows[:1], device)] * (n_all - n_own)  # nobody may stand aside, even with nothing to do
+    counts = [getattr(objective, "module", objective).counts(micro) for micro in micros[:n_own]]
+    counts = torch.tensor([sum(int(c[name]) for c in counts) for name in weights], device=device)
+    counts = dict(zip(weights, parallel.add(counts).clamp(min=1)))  # of all micro-batches of all processes
+    total = torch.zeros(len(weights), device=device)
     for i, micro in enumerate(micros):
-        *inputs, labels = batches.collate(micro, device)
-        with parallel.backward(model, last=i == n_all - 1):
+        with parallel.backward(objective, last=i == n_all - 1):
             with precision(cfg, device):
-                _, loss = model(*inputs, labels)
-            # the model's mean is over the micro-batch's tokens, the step's is over all: so the split does not matter
-            loss = loss * (count_scored(micro) / n_scored if i < n_mine else 0)
+                losses = objective(micro)
+            means = torch.stack([losses[name][0] / counts[name] for name in weights]) * (i < n_own)
+            loss = sum(weight * mean for weight, mean in zip(weights.values(), means))
             (loss * parallel.WORLD).backward()  # DDP takes the mean over the processes, where their sum is wanted
-        total = total.to(device) + loss.detach()
-    total = parallel.add(total)
-    norm = parallel.clip_grad_norm(model, cfg.grad_clip or math.inf)
-    if not (total + norm).isfinite():  # before the optimizer has seen it: the weights are still good
-        raise FloatingPointError(f"loss {total.item():.3g}, norm of the gradient {norm.item():.3g}")
+        total = total + means.detach()
+    total = dict(zip(weights, parallel.add(total)))
+    total = {"loss": sum(weights[name] * value for name, value in total.items()), **total}
+    norm = parallel.gradient_norm(objective, cfg.grad_clip)
+    if not (total["loss"] + norm).isfinite():  # before the optimizer has seen it: the weights are still good
+        raise FloatingPointError(f"loss {total['loss'].item():.3g}, norm of the gradient {norm.item():.3g}")
     optimizer.step()
     optimizer.zero_grad()
     return total
@@ -73,62 +77,66 @@ def train_step(model, optimizer, rows, cfg):
 
 def train_stage(run, stop):
     """Train the stage that the run is in, from the step that it is at; returns early if stop() says so."""
-    cfg, at, index, problems = run.cfg, run.at, run.at["index"], run.problems["train"]
+    cfg, progress, index, problems = run.cfg, run.progress, run.progress["index"], run.problems["train"]
     stage, n_steps = run.plan[index], run.lengths[index]
-    if at["step"] == 0:
+    if progress["step"] == 0:
         run.log("stage", stage)
-        at.update(seconds=0.0, best=-1.0, valid={})
-    title = f"stage {stage} of {run.plan[-1]}" if len(run.plan) > 1 else f"{cfg.method}, a single stage"
-    begun = f" (going on after step {at['step']})" if at["step"] else ""
+        progress.update(seconds=0.0, best=-1.0, valid={})
+    title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
+    title += f", {for_stage(cfg.data_dir, index)}" * (len(cfg.data_dir) > 1)
+    begun = f" (going on after step {progress['step']})" if progress["step"] else ""
     print(f"\n{title}: {describe(cfg, stage, run.longest)}{begun}", flush=True)
-    began, clock = time.time() - at["seconds"], (time.time(), at["step"])
+    epoch_steps = run.epoch_steps
+    began, clock = time.time() - progress["seconds"], (time.time(), progress["step"])
 
     @lru_cache(1)
     def order(epoch):
-        return batches.epoch_order(problems, stage, epoch, cfg)
+        return batches.epoch_order(problems, stage, batches.random_stream(batches.ORDER, cfg, index, epoch), cfg)
 
     def batch(step):
-        epoch, position = divmod(step, run.epoch_steps)
+        epoch, position = divmod(step, epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        rng = np.random.default_rng((cfg.seed, stage, step))
-        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng)
+        rng = batches.random_stream(batches.ROWS, cfg, index, step)
+        given = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng, given)
 
-    ahead = run.thread.submit(batch, at["step"])  # the next batch is made while the model works on this one
-    while at["index"] == index and not stop():
-        if at["step"] == 0 or (at["step"] % run.epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
-            run.optimizer = new_optimizer(run.model, cfg)
-        lr = learning_rate(cfg, index, at["step"], n_steps)
+    ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one
+    while progress["index"] == index and not stop():
+        if progress["step"] == 0 or (progress["step"] % epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
+            run.optimizer = new_optimizer(run.objective, cfg)
+        lr = learning_rate(cfg, index, progress["step"], n_steps)
         for group in run.optimizer.param_groups:
             group["lr"] = lr
         chosen, rows = ahead.result()
-        ahead = run.thread.submit(batch, at["step"] + 1)
+        ahead = run.thread.submit(batch, progress["step"] + 1)
         try:
-            loss = train_step(run.forward, run.optimizer, rows, cfg)
+            losses = train_step(run.forward, run.optimizer, rows, cfg)
         except FloatingPointError as e:
-            where = f"stage {stage}, step {at['step'] + 1}, training examples {[i for i, _ in chosen]}"
+            where = f"stage {stage}, step {progress['step'] + 1}, training examples {[i for i, _ in chosen]}"
             good = f"{run.last} holds the last good state" if os.path.exists(run.last) else "nothing was saved before"
             raise UserError(f"training broke down ({e}) at {where}; {good}") from None
-        at["step"] += 1
-        at["total"] += 1
+        progress["step"] += 1
+        progress["total"] += 1
 
-        end = at["step"] == n_steps
-        evaluated = end or at["step"] % (cfg.eval_every or run.epoch_steps) == 0
+        end = progress["step"] == n_steps
+        evaluated = end or progress["step"] % (cfg.eval_every or epoch_steps) == 0
         if evaluated:
             run.validate(stage)
-        mastered = evaluated and 0 < cfg.master_at <= at["valid"]["accuracy"]
-        at["seconds"] = time.time() - began
-        if end or mastered or at["step"] % cfg.log_every == 0:
-            run.log("train/loss", loss.item())
-            ms = (time.time() - clock[0]) / (at["step"] - clock[1]) * 1000
-            show_progress(run, stage, loss.item(), lr, ms)
-            clock = time.time(), at["step"]
+        mastered = evaluated and 0 < cfg.master_at <= progress["valid"]["accuracy"]
+        progress["seconds"] = time.time() - began
+        if end or mastered or progress["step"] % cfg.log_every == 0:
+            for name, value in losses.items():
+                run.log(f"train/{name}", value.item())
+            ms = (time.time() - clock[0]) / (progress["step"] - clock[1]) * 1000
+            show_progress(run, stage, losses["loss"].item(), lr, ms)
+            clock = time.time(), progress["step"]
         if end or mastered:
             if cfg.master_at and not mastered:
                 print(f"  WARNING: {n_steps} steps were not enough for {cfg.master_at:.1%} accuracy; going on anyway")
             show_answer(run, stage)
-            at["results"].append((stage, at["step"], at["seconds"], at["valid"]))
-            at.update(index=index + 1, step=0)
-        save = cfg.save_every and at["step"] % cfg.save_every == 0
+            progress["results"].append((stage, progress["step"], progress["seconds"], progress["valid"]))
+            progress.update(index=index + 1, step=0)
+        save = cfg.save_every and progress["step"] % cfg.save_every == 0
         if evaluated or save or parallel.any_of(time.time() - run.saved_at > cfg.save_minutes * 60, run.device):
             run.save_last()
 
@@ -149,12 +157,12 @@ def evaluate_only(cfg):
     else:
         tok, pieces, saved = make_tokenizer("gpt2"), [], None
         model, cfg = pretrained_model(path, cfg, tok)
-    file = cfg.eval_file or os.path.join(cfg.data_dir, "test.json")
+    file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     unknown = {*data.find_pieces(data.load_json(file), cfg)} - {*pieces, " "} if pieces else {}
     if unknown:
         print(f"WARNING: {len(unknown)} words of {file} are not known to the model, such as {min(unknown)!r}")
     problems = data.load(file, cfg, tok, pieces)
-    stage = saved["stage"] if saved else data.stages(cfg, int(problems.n_steps.max()))[0][-1]
+    stage = saved["stage"] if saved else stages(cfg, int(problems.n_steps.max()))[0][-1]
     print(f"{path}: {cfg.method}, stage {stage}; {file}")
     model.to(parallel.start(pick_device(cfg.device)))
     show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)
@@ -180,9 +188,9 @@ def main(argv):
 
     signal.signal(signal.SIGINT, on_interrupt)
     signal.signal(signal.SIGTERM, on_interrupt)
-    if run.at["index"] == len(run.plan):
+    if run.progress["index"] == len(run.plan):
         print("this run has been trained to its end already")
-    while run.at["index"] < len(run.plan):
+    while run.progress["index"] < len(run.plan):
         train_stage(run, stop)
         if stop():
             run.save_last()

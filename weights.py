@@ -1,5 +1,5 @@
 """
-Weights in other people's files: GPT-2's own, Hugging Face folders, checkpoints of the official Coconut code.
+Weights in other people's files: GPT-2's own, Hugging Face folders, checkpoints of the official Coconut code, nanoGPT's.
 
 read_weights gives a flat {name: tensor} with the names of OpenAI's GPT-2 ("wte.weight", "h.0.attn.c_attn.weight", ...)
 from whatever kind of file it is; GPT.from_pretrained makes a model of it. Nothing that is read here can run code.
@@ -9,11 +9,16 @@ import json
 import math
 import os
 import re
+import sys
+import warnings
+from contextlib import suppress
 
 import torch
+from torch.serialization import get_unsafe_globals_in_checkpoint
 
-from config import UserError, first_line
+from config import UserError
 from download import download
+from textfile import read_text
 
 # name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
 SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
@@ -46,8 +51,10 @@ PINNED = {
 HUB = "https://huggingface.co"
 INDEX = "model.safetensors.index.json"  # names the files over which a large model is spread
 FILES = "model.safetensors", INDEX, "pytorch_model.bin"
-DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
-DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8}  # some files' mask buffers, which are left out in the end
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+# some files' buffers, which are left out in the end
+DTYPES |= {"BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8}
+DTYPES |= {"I16": torch.int16, "I32": torch.int32, "I64": torch.int64}
 # what a config.json may say, since this is what model.py computes
 FIXED = {
     "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
@@ -57,6 +64,9 @@ FIXED = {
     "add_cross_attention": (False,),
     "tie_word_embeddings": (True,),
 }
+NANOGPT = "n_layer n_head n_embd block_size bias vocab_size dropout".split()  # what its checkpoints say of a model
+# what torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names, anywhere
+WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
 
 
 # ---------------------------------------------------------------- safetensors: length, JSON header, packed bytes
@@ -85,7 +95,9 @@ def read_safetensors(path):
             for name, (start, stop, info) in sorted(
                 ((name, (*info["data_offsets"], info)) for name, info in header.items()), key=lambda item: item[1][:2]
             ):
-                dtype, shape = DTYPES[info["dtype"]], info["shape"]
+                dtype, shape = DTYPES.get(info["dtype"]), info["shape"]
+                if not dtype:
+                    raise UserError(f"{path}: {name} has the dtype {info['dtype']!r}, expected {' or '.join(DTYPES)}")
                 if not all(type(n) is int and n >= 0 for n in shape):
                     raise ValueError(f"{name} has the shape {shape}")
                 if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size - 8 - length:
@@ -98,6 +110,8 @@ def read_safetensors(path):
                 raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
     except FileNotFoundError:
         raise UserError(f"{path}: no such file") from None
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
         raise UserError(f"{path}: not a sound safetensors file: {type(e).__name__}: {str(e)[:150]}") from None
     return tensors
@@ -164,10 +178,10 @@ def find_online(url, revision):
 
 
 def read_json(path):
+    text = read_text(path)
     try:
-        with open(path, encoding="utf-8") as f:
-            return json.load(f)
-    except ValueError as e:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:
         raise UserError(f"{path}: not JSON: {e}") from None
 
 
@@ -183,18 +197,53 @@ def read_index(path):
 
 
 def read_pickle(path):
-    """({name: tensor}, config or {}) of a torch.save file: a state dict, or our own checkpoint. Never runs code."""
+    """({name: tensor}, config or {}) of a torch.save file: a state dict, alone or in a checkpoint. Never runs code."""
     try:
-        saved = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's, on what is refused below
+            saved = torch.load(path, map_location="cpu", weights_only=True)
+    except PermissionError:
+        raise
     except Exception as e:  # torch and pickle have a dozen ways to refuse a file
-        raise UserError(f"{path}: not a file of weights alone: {first_line(e)}") from None
-    ours = isinstance(saved, dict) and {"model", "config", "pieces"} <= saved.keys()
-    tensors = saved["model"] if ours else saved
-    if not isinstance(tensors, dict) or not all(type(k) is str and torch.is_tensor(t) for k, t in tensors.items()):
-        raise UserError(f"{path}: expected a state dict: names and tensors")
-    if ours:  # our nn.Linear is (out, in); as OpenAI's then, for the rest of this file
-        tensors = {k: t.T if is_projection(k) else t for k, t in tensors.items()}
-    return tensors, saved["config"] if ours else {}
+        raise UserError(f"{path}: {why_not_weights(path, str(e))}") from None
+    config, tensors = {}, saved
+    for key in ("model", "state_dict", "model_state_dict", "module") * 2:  # one may be within another
+        if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
+            config, tensors = model_settings(tensors, path) or config, tensors[key]
+    if not isinstance(tensors, dict) or not any(map(torch.is_tensor, tensors.values())):
+        found = f"the keys {some(tensors)}" if isinstance(tensors, dict) else f"a {type(tensors).__name__}"
+        raise UserError(f"{path}: expected a state dict, names and tensors, found {found}")
+    return tensors, config
+
+
+def model_settings(checkpoint, path):
+    """What a checkpoint says of its model: nanoGPT's model_args, or our config (nanoGPT's is its training's); or {}."""
+    args, config = (checkpoint.get(key) for key in ("model_args", "config"))
+    if not isinstance(args, dict):
+        return config if isinstance(config, dict) else {}
+    extra = [name for name, value in args.items() if value and name not in NANOGPT]
+    if extra:
+        raise UserError(f"{path}: model_args has {some(extra)}, which nanoGPT has not: another architecture?")
+    return args
+
+
+def why_not_weights(path, error):
+    """What torch.load(weights_only=True) does not like about a file, in our words."""
+    found = re.search(r"GLOBAL ([\w.]+)", error)  # the first thing that would have to be called
+    if found:
+        with suppress(Exception):  # it cannot read the format that torch had before 1.6
+            if any(name.startswith("torch.nn.") for name in get_unsafe_globals_in_checkpoint(path)):
+                return f"a pickled model; save its state_dict() (found {found[1]})"
+        return f"a pickled {found[1]} is in it; save the model's state_dict() alone"
+    if "TorchScript" in error:
+        return "a TorchScript program; save the model's state_dict()"
+    return "not a file that torch.save wrote, or not all of it"
+
+
+def some(names):
+    """The first few names, and how many there are."""
+    names = [str(name)[:60] for name in names]
+    return ", ".join(names[:5]) + f", ... ({len(names)} in all)" * (len(names) > 5)
 
 
 def is_projection(name):
@@ -202,41 +251,138 @@ def is_projection(name):
     return re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name) is not None
 
 
+# ---------------------------------------------------------------- which of the tensors are a GPT-2
+
+
+def gpt2_shapes(n_layer, n_embd, block_size, vocab_size):
+    """{name: shape} of a GPT-2's tensors in OpenAI's file, where projections are (in, out)."""
+    C = n_embd
+    shapes = {"wte.weight": (vocab_size, C), "wpe.weight": (block_size, C), "ln_f.weight": (C,), "ln_f.bias": (C,)}
+    matrices = {"attn.c_attn": (C, 3 * C), "attn.c_proj": (C, C), "mlp.c_fc": (C, 4 * C), "mlp.c_proj": (4 * C, C)}
+    for i in range(n_layer):
+        shapes |= {f"h.{i}.{ln}.{kind}": (C,) for ln in ("ln_1", "ln_2") for kind in ("weight", "bias")}
+        shapes |= {f"h.{i}.{name}.weight": shape for name, shape in matrices.items()}
+        shapes |= {f"h.{i}.{name}.bias": shape[1:] for name, shape in matrices.items()}
+    return shapes
+
+
+def describe(t):
+    """A tensor's shape, and its dtype if it is no weight; or what else it is."""
+    if not torch.is_tensor(t):
+        return type(t).__name__
+    return f"{[*t.shape]}" if is_weight(t) else f"{[*t.shape]} of {str(t.dtype).removeprefix('torch.')}"
+
+
+def is_weight(t):
+    """Whether it is a tensor of real numbers, with all of them in it."""
+    return torch.is_tensor(t) and t.is_floating_point() and t.layout == torch.strided and t.device.type != "meta"
+
+
+def find_gpt2(found):
+    """({name: tensor} of the GPT-2 among what was found, with OpenAI's names; the names of all the rest).
+
+    Other programs put words before GPT-2's names, in any order; where wpe.weight is, the others are. The tied matrix
+    may be stored as wte.weight, or as the head, or as both. ValueError if this is not clear.
+    """
+    plain = {WRAPPER.sub("", str(name)): t for name, t in found.items()}
+    if len(plain) < len(found):
+        raise ValueError("some tensors have the same name but for a prefix")
+    starts = [name.removesuffix("wpe.weight") for name in plain if re.search(r"(^|\.)wpe\.weight$", name)]
+    starts = [start for start in starts if "base_causallm." in start] or starts  # Coconut's base, beside a decoder
+    if len(starts) != 1:
+        raise ValueError(f"expected one wpe.weight, found {len(starts)}{' behind ' * bool(starts)}{some(starts)}")
+    start, tensors, others = starts[0], {}, []
+    above = [start[: m.end()] for m in re.finditer(r"^|\.", start)]  # such as "", "base_causallm.", and start itself
+    heads = {name: plain.pop(name) for name in [a + "lm_head.weight" for a in above] if name in plain}
+    copies = {name: plain.pop(name) for name in [a + "embedding.weight" for a in above] if name in plain}
+    for name, t in plain.items():
+        own = name.removeprefix(start)
+        if not name.startswith(start):
+            others.append(name)
+        elif not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", own):  # the causal mask
+            tensors[own] = t
+    for name, t in {**heads, **copies}.items():
+        wte = tensors.setdefault("wte.weight", t)
+        if not (is_weight(t) and is_weight(wte) and torch.equal(t.float(), wte.float())):
+            if name in heads:
+                raise ValueError(f"{name} differs from wte.weight, but a GPT-2's head is tied")
+            others.append(name)
+    for name in ("wte.weight", "wpe.weight"):
+        if not is_weight(tensors.get(name)) or tensors[name].dim() != 2 or not tensors[name].numel():
+            raise ValueError(f"expected a matrix {name} of real numbers")
+    return tensors, others
+
+
+def check_config(config, path, shape):
+    """UserError if a config says something else than what model.py computes, or than the shapes of the weights."""
+    if not isinstance(config, dict):
+        raise UserError(f"{path}: expected {{name: value}}")
+    for name, known in FIXED.items():
+        if config.get(name, known[0]) not in known:
+            raise UserError(f"{path}: {name} is {config[name]!r}, but GPT-2 has {known[0]!r}")
+    for name, true in {**shape, "n_positions": shape["block_size"]}.items():
+        if config.get(name, true) != true:
+            raise UserError(f"{path}: {name} is {config[name]!r}, but the weights have {true}: another model's config?")
+
+
+def fit(tensors, shape, config):
+    """The tensors that a GPT-2 of this shape has, in OpenAI's orientation, float32; ValueError if some do not fit."""
+    C, expected = shape["n_embd"], gpt2_shapes(**shape)
+    transposed = getattr(tensors.get("h.0.attn.c_attn.weight"), "shape", ()) == (3 * C, C)  # nn.Linear's (out, in)
+    if transposed:
+        expected = {k: s[::-1] if is_projection(k) else s for k, s in expected.items()}
+    if config.get("bias") is False and not any(k.endswith(".bias") for k in tensors):  # nanoGPT's: zeros are the same
+        tensors = tensors | {k: torch.zeros(s) for k, s in expected.items() if k.endswith(".bias")}
+    wrong = [f"no {k}" for k in expected if k not in tensors]
+    wrong += [f"unknown {k}" for k, t in tensors.items() if k not in expected and is_weight(t)]
+    for k in [k for k in expected if k in tensors]:
+        if not is_weight(tensors[k]) or tensors[k].shape != expected[k]:
+            wrong.append(f"{k} is {describe(tensors[k])}, expected {[*expected[k]]}")
+    if wrong:
+        raise ValueError(some(wrong))
+    return {k: (tensors[k].T if transposed and is_projection(k) else tensors[k]).detach().float() for k in expected}
+
+
 def read_weights(source):
     """({name: tensor} with OpenAI's names and orientation, the fields of its GPTConfig) from whatever `source` is.
 
-    source: a name in SIZES, hf:owner/name[@revision], a folder, a .safetensors file, a torch.save file. Prefixes of
-    other programs are taken off, mask buffers left out, and copies of the tied head checked and dropped.
+    source: a name in SIZES, hf:owner/name[@revision], a folder, a .safetensors file, a torch.save file. The tensors are
+    exactly a GPT-2's, in float32; UserError if that cannot be. What else there is, is left out and named.
     """
     paths, config_path = find(source)
-    tensors, config = {}, read_json(config_path) if config_path else {}
-    if not isinstance(config, dict):
-        raise UserError(f"{config_path}: expected {{name: value}}")
-    for name, known in FIXED.items():
-        if config.get(name, known[0]) not in known:
-            raise UserError(f"{config_path}: {name} is {config[name]!r}, but GPT-2 has {known[0]!r}")
+    found, config = {}, {}
     for path in paths:
-        if path.endswith(".safetensors"):
-            tensors.update(read_safetensors(path))
-        else:
-            more, own_config = read_pickle(path)
-            tensors.update(more)
-            config = own_config or config
-    n_tensors = len(tensors)
-    for prefix in ("module.", "base_causallm.", "transformer."):  # DistributedDataParallel, official Coconut, HF
-        tensors = {k.removeprefix(prefix): t for k, t in tensors.items()}
-    if len(tensors) < n_tensors:
-        raise UserError(f"{source}: some tensors have the same name but for a prefix")
-    tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", k)}
-    if not all(k in tensors and tensors[k].dim() == 2 for k in ("wte.weight", "wpe.weight")):
-        raise UserError(f"{source}: not a GPT-2: it has no matrices wte.weight and wpe.weight")
-    for copy in ("lm_head.weight", "embedding.weight"):
-        if copy in tensors and not torch.equal(tensors.pop(copy), tensors["wte.weight"]):
-            raise UserError(f"{source}: {copy} differs from wte.weight: not a GPT-2, whose head is tied")
-    (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
-    n_layer = len({k.split(".")[1] for k in tensors if re.match(r"h\.\d+\.", k)})
+        more, config = (read_safetensors(path), {}) if path.endswith(".safetensors") else read_pickle(path)
+        found.update(more)
+    if "n_head" in config or not config_path:
+        config_path = source
+    else:
+        config = read_json(config_path)
+    try:
+        tensors, others = find_gpt2(found)
+        wte, wpe = tensors["wte.weight"], tensors["wpe.weight"]
+        n_layer = len({k.split(".")[1] for k in tensors if re.match(r"h\.\d+\.", k)})
+        shape = {"n_layer": n_layer, "n_embd": wte.size(1), "block_size": len(wpe), "vocab_size": len(wte)}
+        check_config(config, config_path, shape)
+        fitting = fit(tensors, shape, config)
+    except UserError:
+        raise
+    except ValueError as e:
+        names = some(f"{name} {describe(t)}" for name, t in found.items())
+        raise UserError(f"{source}: not the weights of a GPT-2: {e}; in the file: {names}") from None
     openai = {(layers, width): heads for layers, heads, width in SIZES.values()}
-    n_head = config.get("n_head", openai.get((n_layer, n_embd)))
-    if type(n_head) is not int or n_head < 1 or n_embd % n_head:
+    n_head = config.get("n_head", openai.get((n_layer, wte.size(1))))
+    if type(n_head) is not int or n_head < 1 or wte.size(1) % n_head:
         raise UserError(f"{source}: n_head is {n_head}; a config.json beside the weights should say how many there are")
-    return tensors, dict(n_layer=n_layer, n_head=n_head, n_embd=n_embd, block_size=block_size, vocab_size=vocab_size)
+    others += [k for k in tensors if k not in fitting]
+    if others:
+        print(f"{source}: left out, since a GPT-2 has no such parts: {some(others)}", file=sys.stderr)
+    if "bias" in config:
+        print(f"{source}: nanoGPT's GELU is exact, GPT-2's an approximation: outputs differ a little", file=sys.stderr)
+    return fitting, shape | {"n_head": n_head}
+
+
+def load(model, tensors):
+    """The model with what read_weights returned as its weights; projections are (out, in) there, as in nn.Linear."""
+    model.load_state_dict({k: (t.T if is_projection(k) else t).contiguous() for k, t in tensors.items()}, assign=True)
+    return model

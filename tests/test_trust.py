@@ -21,13 +21,14 @@ import torch
 
 import prepare_hops
 import train
-from config import TrainConfig, cli
-from run import load_checkpoint
+from checkpoint import load_checkpoint
+from config import cli
+from settings import TrainConfig
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 LONG = os.environ.get("TRUST") == "long"
-HERE = os.path.dirname(os.path.abspath(__file__))
+HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = """--data_dir=data --n_layer=1 --n_head=2 --n_embd=16 --dropout=0.1 --device=cpu --max_latent_stage=2
            --batch_size=8 --uniform_prob=0.2 --eval_every=7 --log_every=3 --save_every=1""".split()
 
@@ -71,7 +72,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(data_dir):
             p.send_signal(signal.SIGKILL)
             p.communicate()
         n_resumed += bool(resume == ["--resume"])
-    total = torch.load("parts/ckpt.pt")["at"]["total"]
+    total = torch.load("parts/ckpt.pt")["progress"]["total"]
     assert finish([*flags, "--out_dir=parts", "--resume"]) == (0, "")
     for name in ("ckpt.pt", "best.pt"):
         whole, parts = torch.load(f"whole/{name}")["model"], torch.load(f"parts/{name}")["model"]
@@ -90,7 +91,7 @@ def test_disk_full_while_saving(data_dir):
     shutil.copytree("out", "full")
     os.remove("full/best.pt")
     at = torch.load("full/ckpt.pt")
-    at["at"] |= {"index": 1, "step": 0, "total": 5, "results": at["at"]["results"][:1]}
+    at["progress"] |= {"index": 1, "step": 0, "total": 5, "results": at["progress"]["results"][:1]}
     torch.save(at, "full/ckpt.pt")
     before = open("full/ckpt.pt", "rb").read()
     code, err = finish(
@@ -115,7 +116,7 @@ def test_folder_deleted_underneath(data_dir):
         os.rename("out", "gone")  # all at once, whatever is being written
         _, err = p.communicate(timeout=60)
     assert (p.returncode, err) == (0, "")
-    assert load_checkpoint("out/ckpt.pt")[3]["at"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
+    assert load_checkpoint("out/ckpt.pt")[3]["progress"]["index"] == 3 and "test/accuracy" in open("out/log.txt").read()
 
 
 # ---------------------------------------------------------------- nonsense

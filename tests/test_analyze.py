@@ -11,22 +11,26 @@ import sys
 
 import pytest
 import torch
+from helpers import HERE
 from torch.nn import functional as F
 
 import analyze
 import data
+import graphs
 import plot
 import prepare_hops
 import sample
 import train
-from config import TrainConfig, UserError
-from evaluate import solve
+from checkpoint import load_checkpoint
+from config import UserError
+from curriculum import make_prompt, split
+from evaluate import find_answer, solve
 from model import GPT, GPTConfig
-from run import load_checkpoint
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
-OFFICIAL = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../shared/data/prosqa/prosqa_valid.json")
+OFFICIAL = os.path.join(HERE, "../shared/data/prosqa/prosqa_valid.json")
 
 #   Tom -> lempus -> rompus (the target)      Sam -> zumpus -> sterpus (the wrong one)
 #             `----> wumpus
@@ -45,9 +49,9 @@ LINES = TrainConfig(block_size=128)  # the official code's formats
 
 
 def graded(problem, cfg, thoughts, text):
-    graph = analyze.read_graph(problem)
-    answer = analyze.node_of(data.read_answer(text, cfg))
-    return analyze.grade(graph, analyze.read_steps(text, graph, cfg), answer, thoughts)
+    graph = graphs.graph_of(problem)
+    answer = graphs.node_of(find_answer(text, cfg))
+    return graphs.grade(graph, graphs.read_steps(text, graph, cfg), answer, thoughts)
 
 
 # ---------------------------------------------------------------- grading
@@ -125,7 +129,7 @@ def test_official_problems_are_read():
     if not os.path.exists(OFFICIAL):
         pytest.skip("ProsQA's validation file is not beside the repository")
     problems = data.load_json(OFFICIAL)
-    analyze.read_graphs(problems, OFFICIAL)  # raises, should a path not be a shortest one
+    graphs.read_graphs(problems, OFFICIAL)  # raises, should a path not be a shortest one
     for p in problems:
         for k in range(len(p["steps"]) + 1):
             text = "\n".join([*p["steps"][k:], f"### {p['answer']}"])
@@ -135,8 +139,8 @@ def test_official_problems_are_read():
 def test_problems_whose_path_is_not_the_shortest_are_refused():
     """Catches hops that go round the circle more than once: no category would mean what its name says."""
     with pytest.raises(UserError, match="example 1: .* not a shortest path"):
-        analyze.read_graphs([HOPS, {**HOPS, "steps": [*"ghajdbifecg"], "answer": "g"}], "f.json")
-    assert analyze.read_graphs([HOPS, {**HOPS, "question": "what is 2 + 2 ?"}], "f.json") is None
+        graphs.read_graphs([HOPS, {**HOPS, "steps": [*"ghajdbifecg"], "answer": "g"}], "f.json")
+    assert graphs.read_graphs([HOPS, {**HOPS, "question": "what is 2 + 2 ?"}], "f.json") is None
 
 
 # ---------------------------------------------------------------- values and probes
@@ -165,8 +169,8 @@ def by_hand(model, prompt, text):
 def test_values_equal_the_product_over_the_tokens(problem, cfg):
     """Catches a cache copied to the wrong row, a text's first or last token lost, padding that is counted."""
     model, tok = random_model(problem, cfg)
-    graph, encoded = analyze.read_graph(problem), data.encode([problem], cfg, tok)[0]
-    prompts = [data.make_prompt(encoded.question[i:], n, cfg, tok) for i, n in ((0, 0), (3, 1), (1, 4))]
+    graph, encoded = graphs.graph_of(problem), data.encode([problem], cfg, tok)[0]
+    prompts = [make_prompt(encoded.question[i:], n, cfg, tok) for i, n in ((0, 0), (3, 1), (1, 4))]
     values = analyze.node_values(model, prompts, [graph] * 3, cfg, tok)
     for prompt, value in zip(prompts, values):
         expected = dict.fromkeys(graph.successors, 0.0)
@@ -184,7 +188,7 @@ def test_values_equal_the_product_over_the_tokens(problem, cfg):
 def test_probabilities_of_texts_of_different_lengths():
     """Catches a text that is cut at the shortest one, and probability that is lost: all tokens together have 1."""
     model, tok = random_model(HOPS, WORDS)
-    prompt, other = (data.make_prompt(tok.encode_ordinary(text), 2, WORDS, tok) for text in (" a b", " c d e"))
+    prompt, other = (make_prompt(tok.encode_ordinary(text), 2, WORDS, tok) for text in (" a b", " c d e"))
     texts = [[t] for t in range(tok.n_vocab)] + [[3, 1, 4], [1, 5]]
     found = analyze.text_probabilities(model, [prompt, other], [texts, texts[-1:]])
     assert sum(found[0][:-2]) == pytest.approx(1)
@@ -195,7 +199,7 @@ def test_probabilities_of_texts_of_different_lengths():
 def test_summary_of_values():
     """Catches a wrong frontier, a wrong height, means over the wrong nodes: with values that one can add up by hand."""
     value = dict.fromkeys(NAMES, 0.0) | {"rompus": 0.5, "wumpus": 0.2, "yumpus": 0.1, "sterpus": 0.05}
-    found = analyze.summarise([analyze.read_graph(PROSQA)] * 2, [value, value], 1)  # a step is gone: who can be second?
+    found = analyze.summarise([graphs.graph_of(PROSQA)] * 2, [value, value], 1)  # a step is gone: who can be second?
     assert found["frontier_size"] == 3 and found["right"] == pytest.approx(0.5)
     assert found["frontier"] == pytest.approx(0.8) and found["elsewhere"] == pytest.approx(0.05)
     places = {(p["place"], p["to_target"]): (p["nodes"], p["value"]) for p in found["by_place"]}
@@ -252,10 +256,10 @@ def test_json_is_all_that_is_printed_and_true(in_run, capsys):
     assert "best.pt" in said and len(seen) == 2
     model, cfg, tok, _ = load_checkpoint("out/run/best.pt")
     problems = data.encode(data.load_json("data/test.json")[:2], cfg, tok)
-    prompts = [data.split(p, 2, cfg, tok)[0] for p in problems]
-    for s, p, (text, n_tokens, thoughts) in zip(seen, problems, solve(model, prompts, tok, 256, 9)):
+    prompts = [split(p, 2, cfg, tok)[0] for p in problems]
+    for s, p, (text, n_tokens, thoughts) in zip(seen, problems, solve(model, prompts, cfg, tok, 256)):
         assert s["writes"] == text.strip() and s["tokens_written"] == n_tokens
-        assert s["right"] == (data.read_answer(text, cfg) == s["expected"] == tok.decode(p.steps[-1]).strip())
+        assert s["right"] == (find_answer(text, cfg) == s["expected"] == tok.decode(p.steps[-1]).strip())
         assert [t["norm"] for t in s["thoughts"]] == pytest.approx(thoughts.norm(dim=-1).tolist())
         cosine = (F.normalize(thoughts[0], dim=0) @ F.normalize(thoughts[1], dim=0)).item()
         assert [t["cosine"] for t in s["thoughts"]] == [None, pytest.approx(cosine, abs=1e-5)]
@@ -265,20 +269,18 @@ def test_json_is_all_that_is_printed_and_true(in_run, capsys):
             assert shown["tokens"][0][0] == sample.show_token(tok, token[0].item())
 
 
-def test_forced_thoughts(in_run, capsys):
-    """Catches --forced that gives another number of thoughts, or warns as --latent does."""
+def test_any_number_of_thoughts(in_run, capsys):
+    """Catches --latent that gives another number of thoughts, or says nothing where training had other numbers."""
     question = "--question=a b b c c d d e e a start b"
-    (seen,), said = asked(capsys, question, "--forced=3")
+    (seen,), said = asked(capsys, question, "--latent=3")
     model, cfg, tok, _ = load_checkpoint("out/run/best.pt")
-    prompt = data.make_prompt(tok.encode_ordinary(" " + question[11:]), 3, cfg, tok)
+    prompt = make_prompt(tok.encode_ordinary(" " + question[11:]), 3, cfg, tok)
     assert prompt[1:] == (3, [tok.encode_single_token("<|end-latent|>")])
-    text, _, thoughts = solve(model, [prompt], tok, 256, 1)[0]
-    assert seen["writes"] == text.strip() and len(seen["thoughts"]) == len(thoughts) == 3 and "WARNING" not in said
+    text, _, thoughts = solve(model, [prompt], cfg, tok, 256)[0]
+    assert seen["writes"] == text.strip() and len(seen["thoughts"]) == len(thoughts) == 3 and "WARNING" in said
     assert seen["right"] is None, "nobody knows the answer"
-    (same,), said = asked(capsys, question, "--latent=3")
-    assert same == seen and "WARNING" in said
-    (none,), said = asked(capsys, question, "--forced=0")
-    assert none["thoughts"] == [] and "WARNING" not in said
+    (none,), said = asked(capsys, question, "--latent=0")
+    assert none["thoughts"] == [] and "WARNING" in said
 
 
 def test_questions_from_the_terminal(in_run, capsys, monkeypatch):

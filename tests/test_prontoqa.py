@@ -10,12 +10,13 @@ import random
 import re
 
 import pytest
+from helpers import fails
 
-import data
+import curriculum
 import prepare_prontoqa
-from config import TrainConfig, parse
+from config import parse
 from data import load_json
-from test_latent import fails
+from settings import TrainConfig
 
 RULE = re.compile(r"(?:Every|Each) (\w+) is (not )?(?:an? )?(\w+)")
 RULE_OF_MANY = re.compile(r"(\w+)es are (not )?(\w+?)(?:(?<=pus)es)?")  # "Rompuses are wumpuses", "Rompuses are red"
@@ -160,11 +161,11 @@ def test_files(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name, thoughts", [("prontoqa", [6, 3]), ("prosqa", [6, 6])])
 def test_configs_train_the_papers_50_epochs(name, thoughts):
     """Catches a last stage that is too long, or that still writes steps, and problems that think too little."""
-    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "configs", f"{name}.py")
+    path = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "configs", f"{name}.py")
     cfg = parse(TrainConfig, [path], "", takes_file=True)
-    stages, _ = data.stages(cfg, longest=6)
-    assert stages == [0, 1, 2, 3, 4, 5, 6] and sum(data.of_stage(cfg.epochs, stage) for stage in stages) == 50
-    assert [data.count(n_steps, 6, cfg) for n_steps in (6, 3)] == [(6, thoughts[0]), (3, thoughts[1])]
+    stages, _ = curriculum.stages(cfg, longest=6)
+    assert stages == [0, 1, 2, 3, 4, 5, 6] and sum(curriculum.for_stage(cfg.epochs, stage) for stage in stages) == 50
+    assert [curriculum.count(n_steps, 6, cfg) for n_steps in (6, 3)] == [(6, thoughts[0]), (3, thoughts[1])]
 
 
 # ---------------------------------------------------------------- the official generator's files

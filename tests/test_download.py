@@ -47,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
         framing="length",  # how the end is told; or "chunked", or "close": by the end of the connection
         headers=(),  # further ones
         cut=None,  # bytes after which the connection breaks off
+        pause=0,  # seconds after each 10,000 bytes
         before=lambda: None,  # these three are called before the answer, after CUT bytes of it, and after it
         between=lambda: None,
         after=lambda: None,
@@ -66,9 +67,12 @@ class Handler(BaseHTTPRequestHandler):
         body, end = body[:cut], b"0\r\n\r\n" if cut is None else b""
         self.server.sent.append(len(body))
         body = b"%x\r\n%s\r\n%s" % (len(body), body, end) if framing == "chunked" else body
-        self.wfile.write(body[:CUT])
+        self.wfile.write(body[:CUT] if not pause else b"")
         between()
-        self.wfile.write(body[CUT:])
+        for start in range(0, len(body), 10_000) if pause else ():
+            time.sleep(pause)
+            self.wfile.write(body[start : start + 10_000])
+        self.wfile.write(body[CUT:] if not pause else b"")
         after()
 
     def log_message(self, *args):
@@ -262,10 +266,122 @@ def test_disk_full(server, path):
         from download import download
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         cli(lambda argv: download(*argv))"""
-    command, here = [sys.executable, "-c", code, server.url, path], os.path.dirname(os.path.abspath(__file__))
+    command, here = (
+        [sys.executable, "-c", code, server.url, path],
+        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
+    )
     run = subprocess.run(command, cwd=here, capture_output=True, text=True)
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert run.stderr.splitlines()[-1].startswith(f"error: cannot download {server.url} to {path}: [Errno")
+    goes_on(server, path)
+
+
+# ---------------------------------------------------------------- several at a time
+
+LOCKS = {
+    "locks": "",
+    "none": "download.fcntl = None",  # as on Windows
+    "refused": """
+def refuse(*args):
+    raise OSError(38, "Function not implemented")
+download.fcntl.flock = refuse""",  # as on Lustre without -o flock
+}
+
+
+def start(locks=""):
+    """A process that downloads whatever URL and path it reads, line by line, and answers with the file's sha256."""
+    code = f"""if True:
+        import hashlib, sys
+        import download
+        exec({locks!r})
+        download.RETRIES, download.CHUNK = 0, 10_000
+        for line in sys.stdin:
+            url, path, *known = line.split()
+            download.download(url, path, *known[:1], *map(int, known[1:]))
+            print(hashlib.sha256(open(path, "rb").read()).hexdigest(), flush=True)"""
+    here = os.path.dirname(os.path.abspath(__file__))
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    return subprocess.Popen([sys.executable, "-uc", code], cwd=here, text=True, **pipes)
+
+
+def ask(process, *words):
+    process.stdin.write(" ".join(map(str, words)) + "\n")
+    process.stdin.flush()
+
+
+@pytest.mark.parametrize("locks, known", [("locks", True), ("locks", False), ("none", False), ("refused", True)])
+def test_two_processes_want_one_file(server, tmp_path, locks, known):
+    """One that appends to the other's .part, so that the file is wrong, or that renames it away while it is written."""
+    processes, trials = [start(LOCKS[locks]) for _ in range(2)], 6
+    for trial in range(trials):
+        server.script, path = [{"pause": 0.01}] * 2, tmp_path / f"{trial}" / "model.bin"
+        for process in processes:
+            ask(process, server.url, path, *[SHA256, len(DATA)][: 2 * known])
+            time.sleep(trial * 0.04)  # the first one takes 0.3 s
+        assert [process.stdout.readline().strip() for process in processes] == [SHA256] * 2
+        assert os.listdir(path.parent) == ["model.bin"]
+    errors = [process.communicate()[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    if locks == "locks":
+        assert server.ranges == [None] * trials and "waiting for another process" in "".join(errors)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_another_process_dies_while_one_waits(server, path, how):
+    """A lock that outlives its process, and what had come already lost with it."""
+    server.script = [{"pause": 0.01, "cut": len(DATA) - 1, "after": server.hang}]
+    first, second = start("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"), start()
+    ask(first, server.url, path)
+    while not (os.path.exists(path + ".part") and os.path.getsize(path + ".part")):
+        time.sleep(0.01)
+    ask(second, server.url, path)
+    assert "waiting for another process" in second.stderr.readline()
+    first.send_signal(how)
+    assert first.communicate()[0] == "" and first.returncode
+    assert second.stdout.readline().strip() == SHA256
+    second.communicate()
+    assert second.returncode == 0 and os.listdir(os.path.dirname(path)) == ["model.bin"]
+    assert server.ranges[0] is None and server.ranges[1].startswith("bytes=") and len(server.ranges) == 2
+
+
+def test_the_one_waited_for_fails(server, path, monkeypatch):
+    """A wait without end, or a failure that is taken over: each thread gets the file, or its own error."""
+    monkeypatch.setattr(dl, "RETRIES", 0)
+    server.script = [{"status": 404, "before": lambda: time.sleep(0.2)}]
+    results = []
+
+    def get():
+        try:
+            results.append(read(download(server.url, path)))
+        except UserError as e:
+            results.append(str(e))
+
+    threads = [threading.Thread(target=get) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert results.count(DATA) == 7 and [result for result in results if result != DATA][0].count("404") == 1
+    assert server.ranges == [None, None] and os.listdir(os.path.dirname(path)) == ["model.bin"]
+
+
+@pytest.mark.parametrize("locks", ["locks", "none"])
+def test_nothing_is_left_of_a_failure_without_a_byte(server, path, monkeypatch, locks):
+    """An empty .part for each file that a folder on the hub does not have."""
+    if locks == "none":
+        monkeypatch.setattr(dl, "fcntl", None)
+    server.script = [{"status": 404}]
+    fails(server, path, "404")
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+def test_resumed_without_locks(server, path, monkeypatch):
+    """A part under a name of one's own that nobody finds again."""
+    monkeypatch.setattr(dl, "fcntl", None)
+    monkeypatch.setattr(dl, "RETRIES", 0)
+    server.script = [{"cut": CUT}]
+    fails(server, path, str(CUT))
+    assert os.listdir(os.path.dirname(path)) == ["model.bin.part"]
     goes_on(server, path)
 
 

@@ -19,7 +19,7 @@ import prepare_prosqa
 from config import UserError, parse
 from prepare_prosqa import OFFICIAL, ProsQAConfig, identity, make_graph, read, shortest_path, statistics
 
-FOLDER = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../shared/data/prosqa")
+FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "../shared/data/prosqa")
 needs_official = pytest.mark.skipif(
     not os.path.exists(f"{FOLDER}/prosqa_valid.json"), reason="the official file is not in ../shared/data/prosqa"
 )

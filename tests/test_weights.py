@@ -4,6 +4,7 @@ Weights in and out, against transformers where it is installed, and against brok
 The models are random and tiny, the file formats are the true ones.
 """
 
+import argparse
 import http.server
 import importlib.util
 import json
@@ -17,13 +18,15 @@ import torch
 
 import data
 import export
-import prepare_gsm8k
 import sample
 import weights
-from config import TrainConfig, UserError, parse
+from checkpoint import load_checkpoint, pretrained_model
+from config import UserError, parse
+from curriculum import make_prompt
 from evaluate import solve
 from model import GPT, GPTConfig
-from run import Run, load_checkpoint, pretrained_model
+from run import Run
+from settings import TrainConfig
 from tokenizer import make_tokenizer
 from weights import SIZES, is_projection, read_safetensors, write_safetensors
 
@@ -171,7 +174,14 @@ def test_other_tensors_are_refused_by_name(tmp_path):
     assert "unknown h.0.attn.rotary" in load(lambda state: state.update({"h.0.attn.rotary": torch.ones(2)}))
     assert "ln_f.bias is [9]" in load(lambda state: state.update({"ln_f.bias": torch.ones(9)}))
     assert "lm_head.weight differs" in load(lambda state: state.update({"lm_head.weight": torch.ones(61, 8)}))
-    assert "no matrices wte.weight" in load(lambda state: state.pop("wpe.weight"))
+    text = load(lambda state: state.pop("wpe.weight"))
+    assert "expected one wpe.weight, found 0" in text and "h.0.attn.c_attn.weight [8, 24], " in text
+    assert "a matrix wte.weight" in load(lambda state: state.pop("wte.weight"))
+    assert "a matrix wte.weight" in load(lambda state: state.update({"wte.weight": torch.ones(0, 8)}))
+    assert "wpe.weight, found 2 behind , a.;" in load(lambda state: state.update({"a.wpe.weight": torch.ones(2, 2)}))
+    assert "c_fc.weight is [8, 31], expected [8, 32]" in load(
+        lambda state: state.update({"h.1.mlp.c_fc.weight": torch.ones(8, 31)})
+    )
 
 
 def test_other_architectures_are_refused(tmp_path):
@@ -189,6 +199,183 @@ def test_other_architectures_are_refused(tmp_path):
         json.dump(config, open(tmp_path / "config.json", "w"))
         with pytest.raises(UserError, match="config.json|n_head"):
             GPT.from_pretrained(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "change, found",
+    [
+        ({"n_head": 4, "n_embd": 999, "n_layer": 12}, "n_layer is 12, but the weights have 2"),
+        ({"n_embd": 768}, "n_embd is 768, but the weights have 8"),
+        ({"vocab_size": 50257}, "vocab_size is 50257, but the weights have 61"),
+        ({"n_positions": 1024}, "n_positions is 1024, but the weights have 32"),
+        ({"n_layer": "2"}, "n_layer is '2', but the weights have 2"),
+    ],
+)
+def test_a_config_of_another_model_is_refused(change, found, tmp_path):
+    """Catches a number of heads that is believed though it is said of another model: loads, and writes nonsense."""
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
+    json.dump({"n_head": 2} | change, open(tmp_path / "config.json", "w"))
+    for source in (tmp_path, tmp_path / "model.safetensors"):
+        with pytest.raises(UserError) as e:
+            GPT.from_pretrained(str(source))
+        assert str(e.value).startswith(f"{tmp_path}/config.json: ") and found in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "data, found",
+    [(b"\xef\xbb\xbf" + b'{"n_head": 2}\r\n', ""), (b'{"by": "Ren\xe9", "n_head": 2}', "line 1: expected UTF-8"),
+     (b"", "not JSON"), (b"[" * 100_000, "not JSON"), ('{"n_head": 2}'.encode("utf-16"), "expected UTF-8")],
+)  # fmt: skip
+def test_a_config_is_read_as_other_text_is(data, found, tmp_path):
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
+    (tmp_path / "config.json").write_bytes(data)
+    if not found:
+        assert loads(random_gpt(), tmp_path / "model.safetensors", n_head=None)
+    else:
+        with pytest.raises(UserError, match=f"config.json.*{found}"):
+            GPT.from_pretrained(str(tmp_path))
+
+
+def loads(model, source, n_head=2):
+    """Whether a file or folder is this model."""
+    if n_head:
+        json.dump({"n_head": n_head}, open(source.parent / "config.json", "w"))
+    return torch.equal(logits_of(GPT.from_pretrained(str(source)).eval()), logits_of(model))
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    ["_orig_mod.transformer.", "module._orig_mod.transformer.", "_orig_mod.module.transformer.", "model.transformer.",
+     "base_model.model.transformer.", "module.base_causallm.transformer.", "base_causallm._orig_mod.transformer.",
+     "_fsdp_wrapped_module.a.module.b._orig_mod.", "net.gpt2.", "wpe.wte."],
+)  # fmt: skip
+@pytest.mark.parametrize("tied", ["wte", "lm_head", "both"])
+def test_whatever_stands_before_the_names(prefix, tied, tmp_path, capsys):
+    """Catches a list of prefixes, or an order of them; a head in whose place another one is looked for."""
+    model = random_gpt()
+    state = openai_state(model, prefix)
+    outer = prefix.removesuffix("transformer.")
+    if tied != "wte":
+        state[f"{outer}lm_head.weight"] = state[f"{prefix}wte.weight"]
+    if tied == "lm_head":
+        del state[f"{prefix}wte.weight"]
+    torch.save(state, tmp_path / "model.pt")
+    write_safetensors(tmp_path / "model.safetensors", state)
+    assert loads(model, tmp_path / "model.pt") and loads(model, tmp_path / "model.safetensors")
+    assert capsys.readouterr().err == ""
+
+
+def test_a_word_within_the_names(tmp_path):
+    """Blocks that were compiled or wrapped one by one; and two models that only such a word tells apart."""
+    state = openai_state(random_gpt())
+    inner = {k.replace("h.1.", "h.1._orig_mod._checkpoint_wrapped_module."): t for k, t in state.items()}
+    torch.save(inner, tmp_path / "model.pt")
+    assert loads(random_gpt(), tmp_path / "model.pt")
+    torch.save(state | {"module.wte.weight": state["wte.weight"]}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="the same name but for a prefix; in the file: "):
+        GPT.from_pretrained(str(tmp_path / "model.pt"))
+
+
+@pytest.mark.parametrize("wrapper", ["state_dict", "model_state_dict", "model", "module", "twice"])
+def test_state_dicts_in_checkpoints_of_others(wrapper, tmp_path):
+    """Catches weights that are there, but one level deeper than expected."""
+    state = openai_state(random_gpt(), "transformer.")
+    saved = {"model": {"state_dict": state}} if wrapper == "twice" else {wrapper: state}
+    torch.save(saved | {"epoch": 3, "optimizer": {"state": {}}, "config": {"lr": 1e-3}}, tmp_path / "model.pt")
+    assert loads(random_gpt(), tmp_path / "model.pt")
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_checkpoint_of_nanogpt(bias, tmp_path, capsys):
+    """Catches a forgotten transposition (c_proj is square), its config beside model_args, and rows without a token."""
+    model = random_gpt(vocab_size=67)
+    if not bias:
+        for name, p in model.named_parameters():
+            if name.endswith(".bias"):
+                torch.nn.init.zeros_(p)
+    state = {f"_orig_mod.transformer.{k}": t for k, t in model.state_dict().items() if bias or not k.endswith(".bias")}
+    state["_orig_mod.lm_head.weight"] = state["_orig_mod.transformer.wte.weight"]
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 8, "block_size": 32, "bias": bias, "vocab_size": 67, "dropout": 0.0}
+    saved = {"model": state, "optimizer": {}, "model_args": sizes, "iter_num": 7, "config": {"n_head": 12}}
+    torch.save(saved | {"best_val_loss": torch.tensor(2.5)}, tmp_path / "ckpt.pt")
+    json.dump({"n_head": 4, "n_layer": 12}, open(tmp_path / "config.json", "w"))  # another one's: the file has its own
+    assert loads(model, tmp_path / "ckpt.pt", n_head=None)
+    assert "GELU" in capsys.readouterr().err
+    torch.save(saved | {"model_args": sizes | {"n_layer": 3}}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="ckpt.pt: n_layer is 3, but the weights have 2"):
+        GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
+    torch.save(saved | {"model_args": sizes | {"use_relu": True, "use_rmsnorm": False}}, tmp_path / "ckpt.pt")
+    with pytest.raises(UserError, match="ckpt.pt: model_args has use_relu, which nanoGPT has not"):
+        GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
+    if not bias:  # without its word for it, the biases may as well have been lost
+        torch.save(state, tmp_path / "ckpt.pt")
+        json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
+        with pytest.raises(UserError, match="no ln_f.bias, no h.0.ln_1.bias, .*in the file: _orig_mod.transformer.wte"):
+            GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
+
+
+def test_our_own_checkpoint_as_weights(checkpoint):
+    """Catches an orientation that is said by the format instead of the shapes."""
+    model, *_ = load_checkpoint(checkpoint[0])
+    loaded = GPT.from_pretrained(checkpoint[0])
+    assert loaded.config == model.config
+    assert all(torch.equal(t, loaded.state_dict()[name]) for name, t in model.state_dict().items())
+
+
+def test_other_modules_beside_the_base(tmp_path, capsys):
+    """A checkpoint of SIM-CoT: the base is taken, the decoder named, and not one of its tensors gets in."""
+    state, other = openai_state(random_gpt(), "base_causallm.transformer."), random_gpt(3)
+    state |= openai_state(other, "expainable_llm.transformer.") | {"embedding.weight": other.wte.weight.detach()}
+    state |= {"base_causallm.lm_head.weight": state["base_causallm.transformer.wte.weight"]}
+    state |= {"expainable_llm.lm_head.weight": other.wte.weight.detach(), "base_causallm.step": torch.tensor(7)}
+    torch.save(state, tmp_path / "checkpoint_33")
+    assert loads(random_gpt(), tmp_path / "checkpoint_33")
+    err = capsys.readouterr().err
+    assert "left out" in err and "expainable_llm.transformer.wte.weight" in err and err.count("\n") == 1
+    torch.save({**state, "base_causallm.lm_head.weight": torch.ones(61, 8)}, tmp_path / "checkpoint_33")
+    with pytest.raises(UserError, match="base_causallm.lm_head.weight differs from wte.weight"):
+        GPT.from_pretrained(str(tmp_path / "checkpoint_33"))
+
+
+def test_what_is_no_weight_is_left_out_and_named(tmp_path, capsys):
+    """Catches buffers that stop the weights from being read, or quantised weights that are read as numbers."""
+    state = openai_state(random_gpt(), "transformer.")
+    others = {"transformer.position_ids": torch.arange(9), "seen": torch.tensor(7), "transformer.h.0.attn.on": None,
+              "extra": "text", "score.weight": torch.ones(2, 8)}  # fmt: skip
+    torch.save(state | others, tmp_path / "model.pt")
+    assert loads(random_gpt(), tmp_path / "model.pt")
+    err = capsys.readouterr().err
+    assert all(name.removeprefix("transformer.") in err for name in others) and "ln_1" not in err
+    torch.save(state | {"transformer.ln_f.bias": torch.ones(8, dtype=torch.int8)}, tmp_path / "model.pt")
+    with pytest.raises(UserError, match=r"ln_f.bias is \[8\] of int8, expected \[8\]"):
+        GPT.from_pretrained(str(tmp_path / "model.pt"))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_pickled_objects_are_named(tmp_path):
+    """Catches torch's sentences: two hundred words, with an escape code in them, and advice to run the file's code."""
+    state, path = openai_state(random_gpt()), tmp_path / "model.pt"
+    for new in (True, False):
+        for saved, found in (
+            (
+                random_gpt(),
+                r"a pickled model; save its state_dict\(\) \(found model.GPT\)" if new else "a pickled model.GPT",
+            ),
+            (
+                {"model": state, "args": argparse.Namespace(lr=1)},
+                "a pickled argparse.Namespace is in it; save the model's",
+            ),
+            ([state], "expected a state dict, names and tensors, found a list"),
+            (state["wte.weight"], "expected a state dict, names and tensors, found a Tensor"),
+            ({"epoch": 3, "net": {}}, "expected a state dict, names and tensors, found the keys epoch, net"),
+        ):
+            torch.save(saved, path, _use_new_zipfile_serialization=new)
+            with pytest.raises(UserError, match=f"^{path}: {found}") as e:
+                GPT.from_pretrained(str(path))
+            assert str(e.value).isprintable()
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    with pytest.raises(UserError, match="model.pt: a TorchScript program"):
+        GPT.from_pretrained(str(path))
 
 
 def test_another_vocabulary_is_warned_of(tmp_path, gpt2, capsys):
@@ -241,13 +428,13 @@ def test_safetensors_of_all_dtypes_and_shapes(tmp_path):
     """Catches wrong bytes per value, scalars and empty tensors; the file is written by hand here."""
     tensors = {
         "a": torch.randn(3, 5), "b": torch.randn(7).half(), "c": torch.randn(2, 1, 3).bfloat16(),
-        "d": torch.zeros(0, 4), "e": torch.tensor(2.5),
+        "d": torch.zeros(0, 4), "e": torch.tensor(2.5), "f": torch.randn(3).double(), "g": torch.tensor([2**60 + 1]),
     }  # fmt: skip
     header, body = {"__metadata__": {"format": "pt"}}, b""
-    for name in "cadbe":
+    for name in "cadgbfe":
         t = tensors[name]
         raw = t.contiguous().view(torch.uint8).numpy().tobytes() if t.dim() else struct.pack("<f", t.item())
-        dtype = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}[t.dtype]
+        dtype = {v: k for k, v in weights.DTYPES.items()}[t.dtype]
         header[name] = {"dtype": dtype, "shape": [*t.shape], "data_offsets": [len(body), len(body) + len(raw)]}
         body += raw
     text = json.dumps(header).encode() + b" "
@@ -256,6 +443,29 @@ def test_safetensors_of_all_dtypes_and_shapes(tmp_path):
     assert read.keys() == tensors.keys()
     for name, t in tensors.items():
         assert read[name].dtype == t.dtype and torch.equal(read[name], t)
+
+
+def test_double_precision_and_counters_in_safetensors(tmp_path, capsys):
+    """Catches valid files that are called "not sound", and a dtype that is not said."""
+    model, path = random_gpt(), tmp_path / "model.safetensors"
+    state = openai_state(model)
+
+    def write(dtype, of=torch.float64):
+        header, body = {}, b""
+        for name, t in {**state, "step": torch.tensor(7)}.items():
+            raw = (t.long() if name == "step" else t.to(of)).numpy().tobytes()
+            kind = "I64" if name == "step" else dtype
+            header[name] = {"dtype": kind, "shape": [*t.shape], "data_offsets": [len(body), len(body) + len(raw)]}
+            body += raw
+        text = json.dumps(header).encode()
+        path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+
+    write("F64")
+    assert loads(model, path) and capsys.readouterr().err.endswith("no such parts: step\n")
+    assert all(t.dtype == torch.float32 for t in GPT.from_pretrained(str(path)).state_dict().values())
+    write("F8_E4M3")
+    with pytest.raises(UserError, match="wte.weight has the dtype 'F8_E4M3', expected F64 or F32"):
+        GPT.from_pretrained(str(path))
 
 
 def mutations(rng, good, n_header):
@@ -323,7 +533,72 @@ def test_5000_broken_safetensors_files(tmp_path):
     assert n_loaded < 2500
 
 
+def test_500_broken_checkpoints(tmp_path, capsys):
+    """Catches tracebacks, and weights that get into a model in another place, or not whole."""
+    rng, model, path = random.Random(0), random_gpt(1), tmp_path / "model.pt"
+    state, n_loaded = openai_state(model, "transformer."), 0
+    odd = [None, 3, "text", {}, [], torch.ones(0), torch.tensor(1), torch.ones(61, 9).half(), torch.ones(3, 3).int(),
+           torch.ones(8, device="meta"), torch.ones(8, 8).to_sparse(), torch.ones(8, dtype=torch.cfloat)]  # fmt: skip
+    for _ in range(500):
+        saved = dict(state)
+        for _ in range(rng.randrange(3)):
+            name = rng.choice([*saved])
+            new = rng.choice([name, f"{name}x", f"{name}".replace("0", "1"), f"module.{name}", "lm_head.weight", 7])
+            saved[new] = rng.choice([saved[name], *odd])
+            saved.pop(name, None) if rng.random() < 0.3 else None
+        saved = rng.choice([saved, {"model": saved}, {"state_dict": saved, "model": 3}])
+        saved = {"config": rng.choice([3, {"n_head": 2}, {"n_head": 0}, {"n_head": 2, "n_layer": None}])} | saved
+        torch.save(saved, path)
+        if rng.random() < 0.2:
+            path.write_bytes(path.read_bytes()[: rng.randrange(9000)])
+        try:
+            loaded = GPT.from_pretrained(str(path))
+        except UserError as e:
+            assert str(path) in str(e) and str(e).isprintable() and len(str(e)) < 1000
+            continue
+        n_loaded += 1
+        assert all(torch.equal(t, loaded.state_dict()[name]) for name, t in model.state_dict().items())
+    assert 30 < n_loaded < 400
+
+
 # ---------------------------------------------------------------- transformers
+
+
+@needs_transformers
+def test_models_of_transformers_however_they_are_saved(tmp_path, capsys):
+    """Compiled, wrapped, saved as safetensors saves a tied pair, in double precision, pickled: all were refused."""
+    import safetensors.torch
+    import transformers
+
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(n_layer=2, n_head=2, n_embd=16, n_positions=128, vocab_size=61)
+    m = transformers.GPT2LMHeadModel(config).eval()
+    text, n = torch.arange(20)[None], torch.tensor([4])
+    with torch.no_grad():
+        expected = m(text).logits[:, 3:-1]
+    json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
+
+    def right(source):
+        with torch.no_grad():
+            logits = GPT.from_pretrained(str(source)).eval()(text[:, :4], n, 0, text[:, 4:])[0]
+        return (logits - expected).abs().max() <= 1e-4 * expected.abs().max()
+
+    path = tmp_path / "model.pt"
+    torch.save(torch.compile(m).state_dict(), path)
+    assert right(path)
+    for prefix in ("module._orig_mod.", "_orig_mod.module.", "model.", "base_model.model."):
+        torch.save({prefix + k: t for k, t in m.state_dict().items()}, path)
+        assert right(path)
+    safetensors.torch.save_model(m, tmp_path / "model.safetensors")
+    with safetensors.safe_open(tmp_path / "model.safetensors", "pt") as f:
+        assert "lm_head.weight" in f.keys() and "transformer.wte.weight" not in f.keys()
+    assert right(tmp_path / "model.safetensors")
+    double = {k: t.double() for k, t in m.transformer.state_dict().items()} | {"steps": torch.tensor(9)}
+    safetensors.torch.save_file(double, tmp_path / "model.safetensors")
+    assert right(tmp_path / "model.safetensors") and "steps" in capsys.readouterr().err
+    torch.save(m, path)
+    with pytest.raises(UserError, match=r"a pickled model; save its state_dict\(\) \(found transformers.models.gpt2"):
+        GPT.from_pretrained(str(path))
 
 
 @needs_transformers
@@ -381,8 +656,8 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
     assert torch.equal(
         GPT.from_pretrained("exported").state_dict()["h.1.attn.c_proj.weight"], model.h[1].attn.c_proj.weight
     )
-    prompts = [data.make_prompt(p.question, 4, cfg, tok) for p in data.encode(problems, cfg, tok)]
-    ours = [text for text, *_ in solve(model, prompts, tok, 8, batch_size=7)]
+    prompts = [make_prompt(p.question, 4, cfg, tok) for p in data.encode(problems, cfg, tok)]
+    ours = [text for text, *_ in solve(model, prompts, cfg, tok, 8)]
     embed = theirs.transformer.wte
     with torch.no_grad():
         for p, text in zip(problems, ours):
@@ -450,54 +725,3 @@ def test_golden_text(gpt2):
     prompt = gpt2.encode_ordinary("Alan Turing theorized that computers would one day become")
     tokens = model.generate(torch.tensor([prompt]), torch.tensor([len(prompt)]), 0, max_new_tokens=8)
     assert gpt2.decode(tokens[0].tolist()) == " the most powerful machines on the planet."
-
-
-# ---------------------------------------------------------------- GSM8K
-
-
-AUG = "Ann has 2 pens.  How many are 3*2?||<<3*2=6>> <<6+0=6>> #### 1,006"
-OPENAI = {"question": "Ann?", "answer": "She has 3*2 = <<3*2=6>>6 pens.\nThen <<6+1=7>>7.\n#### 7"}
-
-
-def test_gsm8k_lines():
-    expected = {"question": "Ann has 2 pens.  How many are 3*2?", "steps": ["<<3*2=6>>", "<<6+0=6>>"], "answer": "1006"}
-    assert prepare_gsm8k.parse_aug(AUG) == expected
-    expected = {"question": "Ann?", "steps": ["<<3*2=6>>", "<<6+1=7>>"], "answer": "7"}
-    assert prepare_gsm8k.parse_openai(json.dumps(OPENAI)) == expected
-    for line in ("", "no bars #### 3", "Q||steps", "||<<1=1>> #### 1", "Q||s #### "):
-        with pytest.raises(ValueError):
-            prepare_gsm8k.parse_aug(line)
-    for line in (
-        "",
-        "{",
-        "[]",
-        '{"question": "Q"}',
-        '{"question": 3, "answer": "#### 3"}',
-        '{"question": "Q", "answer": "7"}',
-    ):
-        with pytest.raises(ValueError):
-            prepare_gsm8k.parse_openai(line)
-
-
-def test_prepare_gsm8k_names_and_counts_bad_lines(tmp_path, monkeypatch, capsys, gpt2):
-    """Catches lines that are dropped in silence, and tokens that differ from those of the JSON when read back."""
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_text(f"{AUG}\nnot a problem\n{AUG}\n")
-    prepare_gsm8k.main(["--from=.", "--out_dir=out"])
-    out = capsys.readouterr().out
-    assert "train.txt, line 2: expected question||steps #### answer, found 'not a problem" in out
-    assert "1 lines left out" in out and "385,620" in out
-    cfg = TrainConfig(tokenizer="gpt2", block_size=1024)
-    before = os.stat("out/train.json.npz").st_mtime_ns
-    problems = data.load("out/train.json", cfg, gpt2)
-    assert os.stat("out/train.json.npz").st_mtime_ns == before  # from the cache
-    assert problems[1] == data.encode(json.load(open("out/train.json")), cfg, gpt2)[1]
-    problems = data.load("out/train.json", TrainConfig(tokenizer="gpt2", step_format="{}", block_size=1024), gpt2)
-    assert gpt2.decode(problems[0].steps[0]) == "<<3*2=6>>"  # other formats: not from the cache
-    with open("out/train.json.npz", "wb") as f:
-        f.write(b"PK\x03\x04 half a cache")
-    assert data.load("out/train.json", cfg, gpt2)[1] == data.encode(json.load(open("out/train.json")), cfg, gpt2)[1]
-    os.remove("test.txt")
-    with pytest.raises(UserError, match="test.txt: no such file"):
-        prepare_gsm8k.main(["--from=."])

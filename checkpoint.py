@@ -1,0 +1,103 @@
+"""
+Models as files: checkpoints of train.py, weights from elsewhere (weights.py reads them), and new ones.
+
+What a run saves besides its model, and when, is run.py's business.
+"""
+
+import dataclasses
+import os
+
+import torch
+
+import parallel
+from config import UserError, check, first_line
+from model import GPT, GPTConfig
+from settings import TrainConfig
+from tokenizer import SPECIALS, make_tokenizer
+from weights import some, why_not_weights
+
+SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions", "feedback"  # comes with the weights
+FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
+
+
+def pick_device(name):
+    """The name of a device that works here; UserError if it does not."""
+    name = name if name != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    name = f"cuda:{os.environ['LOCAL_RANK']}" if name == "cuda" and parallel.WORLD > 1 else name
+    try:
+        torch.zeros(1, device=name).item()
+    except Exception as e:  # each backend has its own way to say no
+        raise UserError(f"--device={name} does not work here: {first_line(e)}") from None
+    return name
+
+
+def new_model(cfg, tok, vocab_size=None):
+    """A model with random weights; vocab_size: as the tokenizer's, unless given."""
+    sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
+    return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+
+
+def token_ids(tok):
+    """{token as bytes: its number} of all tokens."""
+    return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
+
+
+def pretrained_model(source, cfg, tok):
+    """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
+    if os.path.isfile(source) and is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
+        old, its_cfg, its_tok, _ = load_checkpoint(source)
+        if its_cfg.tokenizer != cfg.tokenizer:
+            raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
+        longer = max(cfg.block_size, old.config.block_size)
+        cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
+        model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)
+        shared = [token for token in ids if token in its_ids]
+        with torch.no_grad():  # words and positions that the model has not known start from random values
+            wte, wpe = model.wte.weight.clone(), model.wpe.weight.clone()
+            wte[[ids[t] for t in shared]] = old.wte.weight[[its_ids[t] for t in shared]]
+            wpe[: old.config.block_size] = old.wpe.weight
+        model.load_state_dict(old.state_dict() | {"wte.weight": wte, "wpe.weight": wpe})
+        return model, cfg
+    model = GPT.from_pretrained(source, cfg.dropout)
+    found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
+    if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
+        raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
+    like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
+    if found > wanted:
+        print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
+    model.grow_vocab(wanted, like[0] if len(like) == 1 else None)
+    return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
+
+
+def is_ours(path):
+    """Whether a file is a checkpoint that Run.save wrote, of whatever format."""
+    try:
+        return {"format", "config", "pieces"} <= torch.load(path, map_location="meta", weights_only=True).keys()
+    except Exception:  # somebody else's file
+        return False
+
+
+def load_checkpoint(path):
+    """(model in eval mode on the CPU, its TrainConfig, its tokenizer, the whole dict) of a file that Run.save wrote."""
+    if not os.path.exists(path):
+        raise UserError(f"{path}: no such checkpoint; `python train.py configs/NAME.py` makes one")
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as e:  # torch and pickle have a dozen ways to say that a file is none of theirs
+        why = why_not_weights(path, first_line(e))
+        raise UserError(f"{path}: not a checkpoint of this project: {why}") from None
+    if not isinstance(saved, dict) or "format" not in saved:
+        found = some(saved) if isinstance(saved, dict) else type(saved).__name__
+        raise UserError(f"{path}: not a checkpoint of this project, found {found}")
+    if saved["format"] != FORMAT:
+        raise UserError(f"{path}: a checkpoint of format {saved['format']}, this program reads {FORMAT}")
+    try:
+        cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
+        tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
+        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
+        model.load_state_dict(saved["model"])
+    except UserError:
+        raise
+    except Exception as e:  # one that was changed by hand
+        raise UserError(f"{path}: a broken checkpoint: {first_line(e)}") from None
+    return model.eval(), cfg, tok, saved

@@ -1,0 +1,138 @@
+"""
+The method: a language model that thinks without words (Coconut, "Chain of Continuous Thought", arXiv 2412.06769).
+
+Coconut.think is section 3 of the paper: read the question, feed the last hidden state back as the next input, n times,
+read what follows. It works with any base model that has embed, read and head, such as model.py's. Elsewhere: what is
+fed back (feedback.py), what rows are made of (curriculum.py), what is scored (losses.py). In shapes,
+    B  rows of a batch        P  tokens of the prefix (question <bot>)              C  width of the model
+    V  vocabulary size        N  thoughts of the row that has most                  S  tokens of the suffix
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch.nn import functional as F
+
+
+class Thinking(NamedTuple):
+    """What Coconut.think returns. A row with n < N thoughts has its own first; the rest means nothing."""
+
+    fed: torch.Tensor  # (B, N, C) the thoughts: what was fed back
+    states: torch.Tensor  # (B, N+1, C) the last hidden states: after the prefix, after thought 1, ..., thought N
+    predicting: torch.Tensor  # (B, S+1, C) those that predict suffix[:, 0], suffix[:, 1], ..., and what follows
+    past: object  # for going on: what the model has read (model.Past)
+
+
+class Coconut:
+    """Thinking and writing, for a base model with embed, read, head, and `feedback`, which makes the next thought."""
+
+    def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real=None, given=None, past=None):
+        """Section 3 of the paper: read the prefix, think, read the suffix. Shapes as in forward.
+
+        suffix_real (B, S) bool: which tokens of the suffix count; None: all. given (B, N, C): these are the thoughts,
+        instead of the model's own (teacher forcing); all of them are read at once. past: go on from there.
+        """
+        B, device, m = prefix.size(0), prefix.device, self.config.backprop_thoughts
+        n = torch.as_tensor(n_thoughts).expand(B)  # on the CPU, or a GPU would have to be waited for
+        N, row = int(n.max()), torch.arange(B, device=device)
+        n, n_cpu = n.to(device, non_blocking=True), n
+        real = torch.arange(prefix.size(1), device=device) < prefix_len[:, None]
+        suffix_real = torch.ones_like(suffix, dtype=torch.bool) if suffix_real is None else suffix_real
+
+        h, past = self.read(self.embed(prefix), real, past)
+        h = [layer[row, prefix_len - 1][:, None] for layer in h]  # (B, 1, C) each: at the last token of the prefix
+        fed, states = [], [h[-1]]
+        for i in range(N - 1 if given is None else 0):
+            fed.append(self.feedback(h, self))  # (B, 1, C): the hidden state *is* the next input
+            h, past = self.read(fed[-1], (i < n)[:, None], past)
+            if m is not None and torch.is_grad_enabled():
+                h, past = cut_gradient(i < n_cpu - m, h, past)
+            states.append(h[-1])
+        # the last thought is read together with the suffix, so that N thoughts cost N + 1 passes
+        fed.append(self.feedback(h, self)[:, : min(N, 1)] if given is None else given)
+        M, x, real = fed[-1].size(1), torch.cat((fed[-1], self.embed(suffix)), 1), suffix_real
+        if M:
+            real = torch.cat((torch.arange(N - M, N, device=device) < n[:, None], suffix_real), 1)
+        last = x  # (B, 0, C) if there is nothing to read
+        if x.size(1):
+            h, past = self.read(x, real, past)
+            last = h[-1]
+        states = torch.cat((*states, last[:, :M]), 1)  # (B, N+1, C)
+        predicting = torch.cat((states[row, n][:, None], last[:, M:]), 1)  # a row's own last thought, then the suffix
+        return Thinking(torch.cat(fed, 1), states, predicting, past)
+
+    def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):
+        """Three segments in, loss out (paper section 3).
+
+        prefix      (B, P) int64, right-padded: what is read before thinking; prefix_len (B,) its lengths, each >= 1
+        n_thoughts  int or (B,) int64: continuous thoughts of each row; 0 is a plain GPT-2
+        suffix      (B, S) int64, right-padded: what follows the thoughts
+        labels      (B, S) int64: the token that suffix[:, j] should have been predicted as, -100 where not scored
+        Returns (logits, loss). Without labels: logits (B, S, V), logits[:, j] predicting suffix[:, j] from all before
+        it, and None. With labels: logits of the scored positions only, in row-major order, (number scored, V), and
+        the mean cross-entropy over them, in nats per token. A row longer than block_size raises
+        IndexError (on a GPU: a device-side assert).
+        """
+        if labels is None:
+            return self.head(self.think(prefix, prefix_len, n_thoughts, suffix).predicting[:, :-1]), None
+        thinking, scored = self.think(prefix, prefix_len, n_thoughts, suffix, counts(labels)), labels != -100
+        logits = self.head(thinking.predicting[:, :-1][scored])  # the widest matrix of all: only where it is needed
+        return logits, F.cross_entropy(logits, labels[scored])
+
+    @torch.no_grad()
+    def generate(self, prefix, prefix_len, n_thoughts, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None,
+                 eos=None, return_thoughts=False):  # fmt: skip
+        """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
+
+        temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
+        drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
+        when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
+        places after a row's end; with return_thoughts also the thoughts that were fed back, (B, N, C), of which the
+        first n_b are row b's.
+        """
+        suffix = prefix[:, :0] if suffix is None else suffix
+        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix)
+        h, B, nothing = h[:, -1], prefix.size(0), 0 if eos is None else eos  # h (B, C)
+        tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
+        writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are
+        while length < max_new_tokens:
+            token = draw(self.head(h), temperature, top_k)  # (B',) of the rows that are left
+            tokens[writing, length] = token
+            length += 1
+            goes_on = (token != nothing if eos is not None else True) & (past.real.sum(1) < self.config.block_size)
+            rows = goes_on.nonzero()[:, 0]
+            if not len(rows) or length == max_new_tokens:
+                break
+            if len(rows) < len(writing):  # the others cost nothing any more
+                past, writing, token = past.select(rows), writing[rows], token[rows]
+            states, past = self.read(self.embed(token[:, None]), torch.ones_like(token[:, None]).bool(), past)
+            h = states[-1][:, 0]
+        tokens = tokens[:, :length]
+        return (tokens, thoughts) if return_thoughts else tokens
+
+
+def counts(labels):
+    """Which tokens of a suffix count, (B, S) bool: what comes after the last scored one is padding; nobody sees it."""
+    return (labels != -100).flip(1).cumsum(1).flip(1) > 0
+
+
+def cut_gradient(rows, states, past):
+    """The same states and past, but no gradient goes into what these rows (B,), bool on the CPU, have read last."""
+
+    def stop(x):  # where() would keep the whole graph, even if nothing goes into it
+        where = rows.to(x.device).view(-1, *[1] * (x.dim() - 1))
+        return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
+
+    past = past.map_layers(lambda passes: (*passes[:-1], tuple(map(stop, passes[-1]))))
+    return [stop(x) for x in states], past
+
+
+def draw(logits, temperature, top_k):
+    """Tokens (B,) from logits (B, V), as generate says."""
+    if temperature == 0:
+        return logits.argmax(-1)
+    if top_k is not None:
+        least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]

@@ -1,0 +1,152 @@
+"""
+What a problem becomes for each method, at each stage of the curriculum: the paper's table 1 and its figure 2.
+
+Coconut with two steps, one thought for each:
+
+    stage 0    question <bot>    -                  <eot> step1 step2 answer eos
+    stage 1    question <bot>    thought            <eot> step2 answer eos
+    stage 2    question <bot>    thought thought    <eot> answer eos
+               prefix            n = 0, 1, 2        suffix; its labels score everything but <eot>
+
+What the model gets when it has to answer is the same without what it should write: a Prompt. Files and tokens are
+data.py's business, batches and tensors batches.py's.
+"""
+
+import math
+from typing import NamedTuple
+
+from graphs import walks
+from tokenizer import BOT, EOT, NONE, PAUSE
+
+
+class Method(NamedTuple):
+    """What a method trains on; with stages and the other settings, make_row() follows from it."""
+
+    row: str  # of the paper's table 1
+    stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
+    instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
+    markers: bool  # whether <bot> and <eot> stand around it
+
+
+METHODS = {  #                       row of table 1                  stages   instead    markers
+    "coconut":          Method("Coconut",                    "all",   "thought", True),
+    "cot":              Method("CoT",                        "first", "",        False),
+    "no_cot":           Method("No-CoT",                     "last",  "",        False),
+    "icot":             Method("iCoT",                       "all",   "",        False),  # tokens go, not steps
+    "pause":            Method("Pause token",                "last",  "pause",   False),
+    "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
+    "no_thought":       Method("Coconut without thought",    "all",   "",        False),
+    "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
+}  # fmt: skip
+
+
+class Problem(NamedTuple):
+    """A worked problem in tokens; the answer ends in eos."""
+
+    question: list[int]
+    steps: list[list[int]]
+    answer: list[int]
+
+
+class Prompt(NamedTuple):
+    """What a model is given to answer a question."""
+
+    prefix: list[int]  # the question and <bot>
+    n: int  # thoughts
+    eot: list[int]  # what it reads after them: [<eot>], or nothing
+
+
+class Row(NamedTuple):
+    """What a model is trained on: the three segments of Coconut.think, in lists of tokens."""
+
+    prefix: list[int]
+    n: int  # thoughts
+    suffix: list[int]
+    labels: list[int]  # as long as the suffix: the token where it is scored, or -100
+    shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
+    targets: list = []  # n + 1 sets of tokens, which the states after the prefix and each thought should predict
+    steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
+    given: bool = False  # whether the thoughts are given: the mean of what they should be (teacher forcing)
+    teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
+
+
+def stages(cfg, longest):
+    """(numbers of the stages to train, how many stages the full curriculum has); longest: most steps of a problem.
+
+    Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
+    """
+    last = cfg.max_latent_stage
+    curriculum = list(range(last + 1 + (longest > last and cfg.method != "icot")))
+    return {"first": [0], "last": [last + 1]}.get(METHODS[cfg.method].stages, curriculum), len(curriculum)
+
+
+def for_stage(values, stage):
+    """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
+    return values[min(stage, len(values) - 1)]
+
+
+def count(n_steps, stage, cfg):
+    """(steps that are not written, thoughts or pauses in their place) at this stage, of a problem with n_steps.
+
+    Stage k takes away k steps and gives k * c_thought thoughts; where there are fewer steps, fewer thoughts as well,
+    unless pad_latent_to_max. (The official code gives stage * c_thought to short problems in either case, and only
+    evaluates them with fewer.)
+    """
+    removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
+    n = cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
+    return removed, n if METHODS[cfg.method].instead else 0
+
+
+def mixed_stages(cfg, n_steps):
+    """From how many stages, 0 and up, stage mixing draws one for a problem with n_steps (an int or an array)."""
+    return 0 * n_steps + cfg.max_latent_stage + 1 if cfg.method == "icot" else n_steps + 1
+
+
+def make_prompt(question, n, cfg, tok):
+    """What the model is given to answer a question with n thoughts."""
+    bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
+    method = METHODS[cfg.method]
+    prefix = question + [bot] if method.markers and cfg.markers in ("both", "bot") else question
+    after = (
+        [eot] if method.markers and cfg.markers in ("both", "eot") else []
+    )  # we end the thinking: it is never predicted
+    return Prompt(prefix + [pause] * n, 0, after) if method.instead == "pause" else Prompt(prefix, n, after)
+
+
+def split(problem, stage, cfg, tok, rng=None):
+    """One problem at one stage: its Prompt, and the tokens that the model should then write.
+
+    With rng as it is trained on: where the method is random, it is drawn anew.
+    """
+    removed, n = count(len(problem.steps), stage, cfg)
+    read, write = [], problem.steps[removed:]
+    if cfg.method == "icot":  # Deng et al. 2024 (2405.14838): tokens go from the left, now and then some more of them
+        more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
+        gone = cfg.icot_tokens * stage + more if stage < cfg.max_latent_stage else None
+        write = [sum(problem.steps, [])[gone:] if gone is not None else []]
+    elif removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
+        read, write = problem.steps[: len(problem.steps) - removed], []
+    return make_prompt(sum(read, problem.question), n, cfg, tok), sum(write, []) + problem.answer
+
+
+def make_targets(problem, n, cfg, tok):
+    """For the states after the prefix and each of n thoughts: the tokens that it should predict, none if it is free.
+
+    thought_targets = "steps": the first token of the step that the thoughts after it stand for. "walks": in a graph,
+    the nodes where a walk of 1, ..., n steps from the root can end; NONE if no walk is that long.
+    """
+    if cfg.thought_targets == "walks":
+        none = [tok.encode_single_token(NONE)]
+        return [nodes or none for nodes in walks(problem.question, n, cfg, tok)] + [[]]
+    steps = {k * cfg.c_thought: step[:1] for k, step in enumerate(problem.steps)}
+    return [steps.get(i, []) for i in range(n + 1)]
+
+
+def make_row(problem, stage, cfg, tok, rng=None):
+    """One problem at one stage as a Row."""
+    (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
+    removed = problem.steps[: count(len(problem.steps), stage, cfg)[0]]
+    targets = make_targets(problem, n, cfg, tok) if cfg.thought_targets else []
+    # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
+    labels = [written[0] if cfg.peek else -100 for _ in eot] + written
+    return Row(prefix, n, eot + written, labels, targets=targets, steps=removed)

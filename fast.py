@@ -1,0 +1,102 @@
+"""
+The same numbers sooner, on a CPU: `fast.speed_up(model)`, in run.py and nowhere else. Without it everything works, too.
+
+With one position per row, the time for x W^T goes into reading W from memory. A gradient of W for each thought would be
+written, read and added up: three more trips. So thoughts put x and dy aside, and one product serves all of them. The
+same holds for the keys and values of the prefix. (On a GPU a thought waits for launches, of which this makes more.)
+"""
+
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from model import CausalSelfAttention
+
+STEP = None  # while a model thinks with gradients: {W: (the same for all its uses, what they have put aside)}
+
+
+class Gathered(torch.autograd.Function):
+    """The identity on W, before all its uses: when autograd runs it backward, each of them has left its x and dy."""
+
+    @staticmethod
+    def forward(ctx, w, aside):
+        ctx.aside = aside
+        return w.view_as(w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        pairs = [pair for task, *pair in ctx.aside if task == torch._C._current_graph_task_id()]
+        ctx.aside.clear()
+        if pairs:
+            x, dy = (torch.cat(several, -2) for several in zip(*pairs))
+            grad = torch.addmm(grad, dy.mT, x) if grad.dim() == 2 else grad + dy.mT @ x
+        return grad, None
+
+
+class PutAside(torch.autograd.Function):
+    """x W^T, but what W's gradient is computed from is put aside, with the number of the backward pass."""
+
+    @staticmethod
+    def forward(ctx, x, w, aside):
+        ctx.save_for_backward(x, w)
+        ctx.aside = aside
+        return x @ w.mT
+
+    @staticmethod
+    def backward(ctx, dy):
+        if torch.is_grad_enabled():  # autograd would leave out what has no history here, and say nothing
+            raise RuntimeError("create_graph=True: second derivatives need a model without fast.speed_up")
+        x, w = ctx.saved_tensors
+        task = torch._C._current_graph_task_id()
+        if ctx.aside and ctx.aside[0][0] != task:
+            ctx.aside.clear()  # of a pass that did not ask for W's gradient
+        ctx.aside.append((task, x.detach(), dy))  # x with its history would lead back to here, and never be freed
+        return dy @ w, None, None
+
+
+def gathered(w, transpose=False):
+    if w not in STEP:
+        STEP[w] = Gathered.apply(w.mT if transpose else w.contiguous(), aside := []), aside
+    return STEP[w]
+
+
+class Linear(nn.Linear):
+    def forward(self, x):
+        if STEP is None or x.dim() != 3:
+            return super().forward(x)
+        if x.size(1) > 1:
+            return F.linear(x, gathered(self.weight)[0], self.bias)
+        y = PutAside.apply(x[:, 0], *gathered(self.weight))[:, None]
+        return y if self.bias is None else y + self.bias
+
+
+class Attention(CausalSelfAttention):
+    def attend(self, q, past, mask):
+        if STEP is None or q.size(2) > 1 or len(past) == 1:
+            return super().attend(q, past, mask)
+        (k, v), P = past[0], past[0][0].size(2)  # the prefix's; of the others, which are few, copies are made
+        since_k, since_v = (torch.cat(passes, 2) for passes in zip(*past[1:]))
+        scores = torch.cat((PutAside.apply(q, *gathered(k)), q @ since_k.mT), -1) / math.sqrt(q.size(-1))
+        p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), self.dropout, self.training)  # (B, nh, 1, K)
+        return PutAside.apply(p[..., :P], *gathered(v, transpose=True)) + p[..., P:] @ since_v
+
+
+class Thinking:
+    def think(self, prefix, *args, **settings):
+        global STEP
+        plain = self.config.gradient_checkpointing or torch.is_autocast_enabled("cpu") or prefix.is_cuda
+        STEP = None if plain or not torch.is_grad_enabled() else {}
+        try:
+            return super().think(prefix, *args, **settings)
+        finally:
+            STEP = None
+
+
+def speed_up(model):
+    """Give a model and its layers classes that think faster on a CPU; second derivatives are then an error."""
+    for module in model.modules():
+        module.__class__ = {nn.Linear: Linear, CausalSelfAttention: Attention}.get(type(module), type(module))
+    model.__class__ = type(type(model).__name__, (Thinking, type(model)), {})
+    return model

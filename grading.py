@@ -1,0 +1,71 @@
+"""
+When is an answer right? The same text; or, told apart from it, the same number written otherwise.
+
+    same_number("$1,234.50", "2469/2")  ->  "number"
+    read_answer("1+1=2\\n### 2", "###") ->  "2"
+"""
+
+import re
+from fractions import Fraction
+
+LONGEST = 1000  # characters of a number, and
+LARGEST = 9999  # its power of ten: so that 1e999999999 takes no memory; what is beyond is compared as text
+SIGNS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # hyphens, dashes, minus signs
+SLASHES = dict.fromkeys(map(ord, "\u2044\u2215"), "/")  # of a fraction, and of a division
+UNITS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "%": "percent"}
+# words that make another number of the one before them: 2 million, 2 and a half, 2nd
+NUMBERS = set("hundred thousand million billion trillion dozen half third quarter k mn bn st nd rd th".split())
+DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)"  # a comma is a thousands separator, or the text is no number
+NUMBER = re.compile(
+    rf"""(?P<minus>[+-]?)\s?(?P<currency>[$€£¥]?)\s?(?P<minus2>-?)
+         (?: (?P<over>{DIGITS})/(?P<under>{DIGITS})
+           | (?P<whole>{DIGITS}|(?=\.[0-9])) (?:\.(?P<part>[0-9]*))? (?:e(?P<power>[+-]?[0-9]+))? )
+         (?P<unit>\s*% | [^\W\d_]{{2,}}(?:[ ]\D*)? | \s+[^\W\d_]\D* | ) (?<!\.)\.?""",
+    re.VERBOSE | re.IGNORECASE,
+)
+
+
+def read_number(text):
+    """(the exact value of a text that is one number, its units, words in the singular); None if it is none."""
+    found = NUMBER.fullmatch(text.strip().translate(SIGNS | SLASHES)) if len(text) <= LONGEST else None
+    if not found or (found["minus"] and found["minus2"]):
+        return None
+    units = re.findall(r"[^\W\d_]+|[%$€£¥]", f"{found['currency']} {found['unit']}".lower())
+    units = [UNITS.get(word) or word.removesuffix("s") or word for word in units]
+    power = int(found["power"] or 0)
+    over, under = (found[name].replace(",", "") if found[name] else "0" for name in ("over", "under"))
+    if NUMBERS & {*units} or abs(power) > LARGEST or (found["under"] and not int(under)):
+        return None
+    if found["under"]:
+        value = Fraction(int(over), int(under))
+    else:
+        whole, part = (found["whole"] or "").replace(",", ""), found["part"] or ""
+        value = Fraction(int(whole + part)) * Fraction(10) ** (power - len(part))
+    return (-value if "-" in (found["minus"], found["minus2"]) else value), units
+
+
+def same_number(answer, right):
+    """By which rule two answers (texts, or None) are equal: "text", "number", or "" if they are not.
+
+    Numbers are compared exactly, whatever their length. Seen through are thousands separators, signs of any kind,
+    fractions, powers of ten, a currency, a percent sign or a word after the number, so that $18, 18 dollars and 18 are
+    equal, and $18 per hour, too. But 18 dollars and 18 cents are not, nor 25% and 0.25, nor 1,2 and 12.
+    """
+    if answer is None or right is None:
+        return ""
+    if answer == right:
+        return "text"
+    a, b = read_number(answer), read_number(right)
+    if not a or not b or a[0] != b[0]:
+        return ""
+    return "number" if all(unit == other for unit, other in zip(a[1], b[1])) else ""
+
+
+def read_answer(text, mark, commas=True):
+    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark.
+
+    commas=False takes all of them out, as the official code does: for GSM8K, where they only separate thousands.
+    """
+    _, found, answer = text.rpartition(mark)
+    answer = answer if commas else answer.replace(",", "")
+    return answer.strip() if found else None

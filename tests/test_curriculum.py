@@ -1,0 +1,267 @@
+"""
+What a problem becomes for each method and stage: rows, prompts, stages, tokens, order, batches.
+
+The model has no part in this: it is tested in test_latent.py.
+"""
+
+import dataclasses
+import math
+import os
+
+import numpy as np
+import pytest
+import torch
+from helpers import FORMATS, HERE, spell, words
+
+import batches
+import curriculum
+import data
+import evaluate
+import graphs
+import prepare_gsm8k
+from config import UserError, parse
+from curriculum import Row
+from run import Run
+from settings import TrainConfig
+from tokenizer import SPECIALS, make_tokenizer
+
+
+@pytest.mark.parametrize(
+    "settings, stage, expected",
+    [  # prefix | number of thoughts | suffix; tokens in [] are not scored
+        ({}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({}, 1, " a b <bot> | 1 | [<eot>] d e f = g <eos>"),
+        ({}, 2, " a b <bot> | 2 | [<eot>] f = g <eos>"),
+        ({}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),  # the final stage: no step left, no more thoughts
+        ({"c_thought": 2}, 2, " a b <bot> | 4 | [<eot>] f = g <eos>"),
+        ({"max_latent_stage": 5}, 4, " a b <bot> | 3 | [<eot>] = g <eos>"),  # a problem shorter than the stage
+        ({"max_latent_stage": 5, "pad_latent_to_max": True}, 4, " a b <bot> | 4 | [<eot>] = g <eos>"),
+        ({"markers": "bot"}, 1, " a b <bot> | 1 | d e f = g <eos>"),
+        ({"markers": "none"}, 1, " a b | 1 | d e f = g <eos>"),
+        ({"remove_from": "back"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({"remove_from": "back"}, 1, " a b c d e <bot> | 1 | [<eot>] = g <eos>"),
+        ({"remove_from": "back"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        # every other row of the paper's table 1, at each stage that it has
+        ({"method": "cot"}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "no_cot"}, 3, " a b | 0 | = g <eos>"),
+        ({"method": "pause"}, 3, " a b <pause> <pause> | 0 | = g <eos>"),
+        ({"method": "no_curriculum"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        ({"method": "pause_as_thought"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
+        ({"method": "pause_as_thought"}, 1, " a b <bot> <pause> | 0 | [<eot>] d e f = g <eos>"),
+        ({"method": "pause_as_thought"}, 2, " a b <bot> <pause> <pause> | 0 | [<eot>] f = g <eos>"),
+        ({"method": "pause_as_thought"}, 3, " a b <bot> <pause> <pause> | 0 | [<eot>] = g <eos>"),
+        ({"method": "no_thought"}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "no_thought"}, 1, " a b | 0 | d e f = g <eos>"),
+        ({"method": "no_thought"}, 2, " a b | 0 | f = g <eos>"),
+        ({"method": "no_thought"}, 3, " a b | 0 | = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 0, " a b | 0 | c d e f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 1, " a b | 0 | d e f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 3, "max_latent_stage": 3}, 1, " a b | 0 | f = g <eos>"),
+        ({"method": "icot", "icot_tokens": 1}, 2, " a b | 0 | = g <eos>"),  # the last stage removes what is left
+    ],
+)
+def test_segments(settings, stage, expected):
+    """Catches any error in what a method shows and scores at a stage."""
+    cfg, tok, problem = words(**settings)
+    assert spell(curriculum.make_row(problem, stage, cfg, tok), tok) == expected
+
+
+def test_icot_removes_some_more_tokens_now_and_then():
+    """Catches an offset that is not drawn by P(o) = (1 - e^-4) e^-4o, in evaluation too, or at the last stage."""
+    cfg, tok, problem = words(method="icot", icot_tokens=1)
+    rng, size = np.random.default_rng(0), 20_000
+    lengths = [len(curriculum.make_row(problem, 0, cfg, tok, rng)[2]) for _ in range(size)]
+    assert set(lengths) >= {7, 6, 5}  # c d e f = g <eos>, and what is left after one or two more
+    assert abs(lengths.count(6) / size - (1 - math.exp(-4)) * math.exp(-4)) < 0.003
+    assert spell(curriculum.make_row(problem, 2, cfg, tok, rng), tok) == " a b | 0 | = g <eos>"
+
+
+GRAPH = {"question": "1 2 1 3 2 4 3 5 4 6 to 6 or 5 from 1", "steps": ["2", "4", "6"], "answer": "6"}
+
+
+def graph_words(**settings):
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, names=r" \d+", **FORMATS, **settings)
+    tok = make_tokenizer("words", data.find_pieces([GRAPH], cfg))
+    return cfg, tok, data.encode([GRAPH], cfg, tok)[0]
+
+
+def test_augmenting_keeps_the_graph():
+    """Catches a renaming that is not one-to-one, edges torn apart, and an order or names that never change."""
+    cfg, tok, problem = graph_words()
+    texts, rng = set(), np.random.default_rng(0)
+    for _ in range(50):
+        question, steps, answer = graphs.augment(problem, cfg, tok, rng)
+        edges, _, asked = graphs.read_graph(question, cfg, tok)
+        end, other, start = (tok.decode([t]) for t in asked[[1, 3, 5]])
+        (two,), (four,), (six,) = steps
+        one = int(asked[5])
+        (three,) = {b for a, b in edges.tolist() if a == one} - {two}
+        five = int(asked[3])
+        assert {(one, two), (one, three), (two, four), (three, five), (four, six)} == set(map(tuple, edges.tolist()))
+        assert len({one, two, three, four, five, six}) == 6
+        assert tok.decode(asked.tolist()) == f" to{end} or{other} from{start}"
+        assert tok.decode(answer[:-1]) == " =" + end and answer[-1] == problem.answer[-1]
+        texts.add(tok.decode(question))
+    assert len(texts) == 50
+
+
+def test_peek_scores_the_place_before_eot_with_what_comes_after_it():
+    cfg, tok, problem = words(peek=True)
+    _, _, suffix, labels, *_ = curriculum.make_row(problem, 1, cfg, tok)
+    assert labels[0] == suffix[1] and labels[1:] == suffix[1:]
+    assert curriculum.split(problem, 1, cfg, tok)[0][2] == suffix[:1]  # and <eot> is still what the model is given
+
+
+def test_stages_of_each_method():
+    """Catches a final stage that is forgotten (steps remain) or superfluous (none do)."""
+    for method, longest, expected in (
+        ("coconut", 2, [0, 1, 2]), ("coconut", 3, [0, 1, 2, 3]), ("pause_as_thought", 3, [0, 1, 2, 3]),
+        ("cot", 3, [0]), ("no_cot", 3, [3]),
+    ):  # fmt: skip
+        assert curriculum.stages(TrainConfig(method=method, max_latent_stage=2), longest)[0] == expected
+
+
+@pytest.mark.parametrize("kind", ["words", "chars", "gpt2"])
+def test_tokenizers_give_back_any_text_and_control_tokens_stay_text(kind):
+    """Catches text lost between words, and a user's "<|latent|>" that becomes a control token."""
+    try:
+        tok = make_tokenizer(kind, [" every", " rempus", "é", ".", "<"])
+    except UserError:
+        pytest.skip("GPT-2's vocabulary is neither cached nor can it be downloaded")
+    for text in ("every rempus. 12\n\n+ é  \t<|latent|> 猫🙂<|endoftext|>", " ", ""):
+        tokens = tok.encode_ordinary(text)
+        assert tok.decode(tokens) == text
+        assert all(t < tok.n_vocab - 4 for t in tokens)
+    ids = [tok.encode_single_token(name) for name in SPECIALS]
+    assert ids == list(range(tok.n_vocab - 4, tok.n_vocab)) and (kind != "gpt2" or ids[0] == 50256)
+
+
+def test_a_word_is_one_token_wherever_it_stands():
+    """Catches formats in which the node of a step is another token than the same node in the question."""
+    cfg, tok, problem = words()
+    assert [len(x) for x in (problem.question, *problem.steps, problem.answer)] == [2, 1, 2, 1, 3]
+    assert data.encode([{"question": "g", "steps": [], "answer": "a"}], cfg, tok)[0].question == problem.answer[1:2]
+
+
+def some_problems(lengths):
+    """Problems of the given lengths (question, step, ..., answer), whatever their tokens."""
+    sizes = np.array([n for lens in lengths for n in lens])
+    first = np.cumsum([0, *map(len, lengths)])
+    return data.Problems(np.zeros(sizes.sum(), np.uint16), np.cumsum([0, *sizes]), first)
+
+
+def test_order_depends_on_seed_stage_and_epoch_alone():
+    """Catches a global random state, lost or doubled examples, and a wrong share or range of mixed stages."""
+    g = np.random.default_rng(0)
+    problems = some_problems([g.integers(1, 90, 5).tolist() for _ in range(2000)])
+    for window in (1, 7):
+        cfg = TrainConfig(uniform_prob=(0.4,), sort_window=window, batch_size=32)
+
+        def order(index, epoch, cfg=cfg):
+            return batches.epoch_order(problems, 2, batches.random_stream(batches.ORDER, cfg, index, epoch), cfg)
+
+        first = order(2, 5)
+        torch.manual_seed(5)
+        assert first == order(2, 5)
+        assert sorted(i for i, _ in first) == list(range(2000))
+        others = order(3, 5), order(2, 6), order(2, 5, dataclasses.replace(cfg, seed=2))
+        assert all([i for i, _ in first] != [i for i, _ in other] for other in others)
+        share = [sum(stage == s for _, stage in first) / 2000 for s in range(4)]
+        assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
+
+
+def padding(rows, batch_size):
+    """The share of positions that are padding, in batches of the rows in their order."""
+    cells = real = 0
+    for start in range(0, len(rows), batch_size):
+        lengths = np.array(
+            [(len(prefix), n, len(suffix)) for prefix, n, suffix, *_ in rows[start : start + batch_size]]
+        )
+        cells, real = cells + len(lengths) * lengths.max(0).sum(), real + lengths.sum()
+    return 1 - real / cells
+
+
+@pytest.mark.parametrize("stage", [0, 3])
+def test_sorting_by_length_leaves_little_padding(stage):
+    """Catches sorting by the wrong lengths: real rows of GSM8K, at most 15 % of all positions are padding."""
+    path = os.path.join(HERE, "../shared/data/gsm8k/openai_train.jsonl")
+    if not os.path.exists(path):
+        pytest.skip("GSM8K is not in ../shared/data/gsm8k")
+    cfg = TrainConfig(
+        tokenizer="gpt2", block_size=1024, c_thought=2, max_latent_stage=3, batch_size=32, sort_window=100
+    )
+    tok = make_tokenizer("gpt2")
+    problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
+
+    def rows(cfg):
+        order = batches.epoch_order(problems, stage, np.random.default_rng(1), cfg)
+        return [curriculum.make_row(problems[i], k, cfg, tok) for i, k in order]
+
+    assert padding(rows(cfg), 32) <= 0.15 < 0.45 < padding(rows(dataclasses.replace(cfg, sort_window=1)), 32)
+
+
+def test_micro_batches_keep_to_their_limits():
+    """Catches rows that are lost, and micro-batches that are larger than what was asked for."""
+    g = np.random.default_rng(0)
+    rows = [Row([0] * g.integers(1, 50), int(g.integers(0, 6)), [i] * g.integers(1, 20), []) for i in range(200)]
+    for size, tokens in (0, 0), (16, 0), (0, 300), (3, 300):
+        cfg = TrainConfig(micro_batch_size=size, micro_batch_tokens=tokens)
+        parts = list(batches.micro_batches(rows, cfg))
+        assert sorted(row.suffix[0] for part in parts for row in part) == list(range(200))
+        for part in parts:
+            assert len(part) <= (cfg.micro_batch_size or 200)
+            width = sum(max(lengths) for lengths in zip(*map(batches.size, part)))
+            assert not cfg.micro_batch_tokens or width * len(part) <= cfg.micro_batch_tokens
+        assert len(parts) < 80 or cfg.micro_batch_size == 3
+
+
+def test_single_stage_methods_train_as_long_as_the_curriculum():
+    """Catches baselines that get more or fewer steps than the method that they are compared with."""
+    here = HERE
+    for name, lengths in (("gsm8k", [6, 3, 3, 3, 35]), ("gsm8k_cot", [50]), ("gsm8k_no_cot", [50])):
+        run = Run.__new__(Run)  # the plan alone: the problems' numbers are all that it needs
+        run.cfg = parse(
+            TrainConfig, [os.path.join(here, "configs", f"{name}.py"), "--batch_size=1"], "", takes_file=True
+        )
+        run.all_problems = [
+            {"train": data.Problems(np.zeros(8), np.arange(9), np.array([0, 8]))}
+        ]  # one problem of six steps
+        run.make_plan()
+        assert run.lengths == lengths
+
+
+def test_read_answer():
+    cfg = TrainConfig()
+    for text, answer in (
+        ("<<1+1=2>>\n### 2", "2"),
+        ("### 1\n### Tom is a cat. ", "Tom is a cat."),
+        ("2", None),
+        ("###", ""),
+    ):
+        assert evaluate.find_answer(text, cfg) == answer
+
+
+def test_icot_removes_eight_tokens_an_epoch_up_to_39():
+    """Catches stages that iCoT does not have, drawn by stage mixing, and a config that removes everything too soon."""
+    cfg = parse(TrainConfig, [os.path.join(HERE, "configs", "gsm8k_icot.py")], "", takes_file=True)
+    numbers, n = curriculum.stages(cfg, longest=8)
+    assert numbers == [0, 1, 2, 3, 4, 5] and n == 6 and sum(cfg.epochs) == 50
+    tok = make_tokenizer("words")
+    problem = curriculum.Problem([1], [[7] * 10] * 8, [9])
+    left = [curriculum.split(problem, stage, cfg, tok)[1].count(7) for stage in numbers]
+    assert left == [80, 72, 64, 56, 48, 0]
+    mixed = dataclasses.replace(cfg, uniform_prob=(1.0,), batch_size=32, sort_window=1)
+    order = batches.epoch_order(some_problems([[3] * 10] * 500), 5, np.random.default_rng(1), mixed)
+    drawn = {stage for _, stage in order}
+    assert drawn == {0, 1, 2, 3, 4, 5}
+
+
+def test_random_streams_are_different_ones():
+    """Catches rows that are renamed by the very numbers that have ordered the epoch, where step equals epoch."""
+    cfg = TrainConfig()
+    streams = [
+        batches.random_stream(purpose, cfg, 1, number).random()
+        for purpose in (batches.ORDER, batches.ROWS)
+        for number in range(9)
+    ]
+    assert len(set(streams)) == 18

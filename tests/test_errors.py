@@ -1,0 +1,84 @@
+"""
+Bad input: one line that helps, exit code 2.
+"""
+
+import json
+
+import pytest
+from helpers import PROBLEM, fails
+
+import sample
+import train
+
+LONG = {"question": "a" + " a" * 79, "steps": ["c", "d e", "f"], "answer": "g"}
+
+
+def splits(folder, *problems):
+    return {f"{folder}/{split}.json": json.dumps(problems) for split in ("train", "valid", "test")}
+
+
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--batchsize=3"], ["batchsize", "did you mean batch_size?"]),
+        (["--batch_size=lots"], ["batch_size", "'lots'", "int"]),
+        (["--batch_size=2.5"], ["batch_size", "2.5", "int"]),
+        (["--lr"], ["--lr", "missing"]),
+        (["--lr=1e-3,high"], ["lr", "float"]),
+        (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
+        (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
+        (["--feedback=lst"], ["feedback", "'lst'", "last"]),
+        (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
+        (["--peek=maybe"], ["peek", "maybe", "bool"]),
+        (["--steps=0"], ["steps", "at least 1"]),
+        (["configs/nothing.py"], ["configs/nothing.py", "no such config file"]),
+        (["typo.py"], ["typo.py, line 2", "batch_sise", "did you mean batch_size?"]),
+        (["code.py"], ["code.py, line 1", "name = value"]),
+        (["broken.py"], ["broken.py", "line 1"]),
+        (["typed.py"], ["typed.py, line 1", "n_layer", "int"]),
+        (["--data_dir=nowhere"], ["nowhere/train.json", "no such file"]),
+        (["--data_dir=broken"], ["broken/train.json", "not JSON", "line 2 column 13"]),
+        (["--data_dir=keyless"], ["keyless/train.json", "example 1", "'answer'"]),
+        (["--data_dir=mistyped"], ["mistyped/train.json", "example 0", "'steps'"]),
+        (["--data_dir=empty"], ["empty/train.json", "not empty"]),
+        (["--data_dir=long"], ["long/train.json", "example 1", "82 + 0 + 11 positions", "block_size is 64"]),
+        (
+            ["--data_dir=long", "--max_latent_stage=6", "--c_thought=5", "--block_size=101", "--pad_latent_to_max"],
+            ["example 1", "82 + 20 + ", "at stage 4", "block_size is 101, 1"],
+        ),
+        (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
+        (["--data_dir=half", "--tokenizer=chars"], ["half/train.json", "example 0", "no character"]),
+        (["--data_dir=good", "--n_head=3"], ["n_embd=128", "n_head=3"]),
+        (["--data_dir=good", "--device=gpu"], ["--device=gpu", "does not work here"]),
+        (["--dropout=1.5"], ["dropout", "at most 1"]),
+        (["--lr=()"], ["lr", "at least one value"]),
+        (["--lr={[]:1}"], ["lr", "float"]),
+        (["--answer_format=###"], ["answer_format", "{}"]),
+        (["--answer_format={}"], ["answer_format", "mark"]),
+        (["--names=[a-"], ["names", "regular expression"]),
+        (["--data_dir=good", "--names=[a-j]", "--steps=1"], ["names", "does not match"]),
+        (["--resume", "--overwrite"], ["expected one of them"]),
+        (["--resume", "--data_dir=good"], ["out/hops/ckpt.pt", "no such checkpoint"]),
+    ],
+)
+def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in {
+        "typo.py": '"""A config."""\nbatch_sise = 3\n', "code.py": "import os\n", "broken.py": "lr = = 3\n",
+        "typed.py": "n_layer = 'two'\n",
+        **dict.fromkeys(splits("broken"), '[{"question": "",\n  "steps": [}]'), **splits("empty"),
+        **splits("keyless", PROBLEM, {"question": "q", "steps": []}), **splits("good", PROBLEM),
+        **splits("mistyped", {**PROBLEM, "steps": ["a", 1]}), **splits("long", PROBLEM, LONG),
+        **splits("marked", {**PROBLEM, "answer": "a ### b"}), **splits("half", {**PROBLEM, "question": "\ud83d"}),
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+    error = fails(train.main, argv, capsys, monkeypatch)
+    assert all(part in error for part in parts), error
+
+
+def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert "no checkpoint" in fails(sample.main, [], capsys, monkeypatch)
+    (tmp_path / "ckpt.pt").write_text("not a checkpoint")
+    assert "ckpt.pt: not a checkpoint" in fails(sample.main, ["--out_dir=."], capsys, monkeypatch)

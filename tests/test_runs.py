@@ -1,0 +1,354 @@
+"""
+Runs: training, evaluating, stopping, going on, several processes, the scripts as a user runs them.
+"""
+
+import gc
+import math
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from helpers import HERE, command, hops_flags, run_to_the_end, words
+
+import bench
+import curriculum
+import data
+import evaluate
+import prepare_hops
+import sample
+import train
+from checkpoint import load_checkpoint, new_model
+from config import UserError, parse
+from model import GPT, GPTConfig
+from run import Run, compile_blocks
+from settings import TrainConfig
+from test_latent import VOCAB, assert_close, batch, gradients, naive_generate, naive_loss, some_rows
+from tokenizer import EOS, EOT
+
+
+def test_evaluate_counts_what_is_right():
+    """Catches answers held against the wrong problem, an uneven last batch that is lost, and miscounted tokens."""
+    cfg, tok, _ = words(eval_batch_size=3, max_new_tokens=6, n_embd=24, n_head=3)
+    model = new_model(cfg, tok).double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(torch.randn(p.shape, generator=torch.Generator().manual_seed(1)) * 0.3)
+    equals, eos = tok.encode_ordinary(" =")[0], tok.encode_single_token(EOS)
+    problems, n_right, n_tokens = [], 0, 0
+    for i in range(7):
+        question, steps = tok.encode_ordinary(" a b"[: 2 + 2 * (i % 2)] + " c" * i), [[1]] * (i % 3)
+        (prefix, n, forced), _ = curriculum.split(curriculum.Problem(question, steps, []), 2, cfg, tok)
+        text = naive_generate(model, prefix, n, forced, 6, eos)
+        n_tokens += len(text)
+        if i % 2:  # what follows the mark in an answer that contains no mark is never right
+            problems.append(curriculum.Problem(question, steps, tok.encode_ordinary(" = never") + [eos]))
+        else:  # no random model writes a mark: so let anything that it writes be its answer
+            problems.append(curriculum.Problem(question, steps, text + [eos]))
+            n_right += 1
+    assert equals not in sum((p.answer for p in problems[::2]), [])
+    result = evaluate.evaluate(model, problems, 2, cfg, tok)
+    assert result["accuracy"] == n_right / 7 and result["tokens"] == n_tokens / 7
+    assert result["thoughts"] == sum(i % 3 for i in range(7)) / 7 and result["thought_norm"] > 0
+
+
+def test_learning_rate():
+    """Catches warm-up that starts at zero or never ends, decay that misses its end, and stages mixed up."""
+    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=0.1)
+    rates = [train.learning_rate(cfg, 0, step, 104) for step in range(105)]
+    assert 0 < rates[0] < rates[3] < 1 == rates[4] > rates[5]
+    assert rates[54] == pytest.approx(0.55) and rates[103] == pytest.approx(0.1, abs=1e-3)
+    assert train.learning_rate(cfg, 1, 4, 104) == train.learning_rate(cfg, 7, 4, 104) == 0.5
+    assert train.learning_rate(TrainConfig(lr=(0.3,)), 2, 77, 99) == 0.3
+
+
+def test_prepare_train_sample_as_a_user_would(tmp_path):
+    """Catches whatever falls between the parts."""
+    sizes = ["--train=200", "--valid=20", "--test=30", "--hops=3", "--nodes=7", "--out_dir=data"]
+    assert command(tmp_path, "prepare_hops.py", *sizes).returncode == 0
+    files = {name: data.load_json(tmp_path / "data" / f"{name}.json") for name in ("train", "valid", "test")}
+    assert [len(problems) for problems in files.values()] == [200, 20, 30]
+    seen = []
+    for p in sum(files.values(), []):
+        *nodes, _, node = p["question"].split()
+        arrows = dict(zip(nodes[::2], nodes[1::2]))
+        for step in p["steps"]:
+            assert arrows[node] == step
+            node = step
+        assert p["answer"] == node and len(p["steps"]) == 3
+        seen.append((frozenset(arrows.items()), p["question"].split()[-1]))
+    assert len(set(seen)) == 250, "a circle with the same start occurs twice"
+
+    trained = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
+    assert trained.returncode == 0, trained.stderr
+    assert "stage 3 of 3: 2 continuous thoughts" in trained.stdout and "test accuracy" in trained.stdout
+    progress = [line for line in trained.stdout.splitlines() if "ms/step" in line]
+    assert len(progress) == 16 and max(map(len, progress)) <= 120
+    log = [line.split() for line in (tmp_path / "out/run/log.txt").read_text().splitlines()]
+    assert all(len(line) == 3 for line in log)
+    assert [(int(step), float(value)) for step, stream, value in log if stream == "stage"] == [
+        (0, 0), (20, 1), (40, 2), (60, 3)]  # fmt: skip
+    assert {stream for _, stream, _ in log} >= {"train/loss", "valid/accuracy", "valid/tokens", "test/accuracy"}
+
+    sampled = command(tmp_path, "sample.py", "--count=2")  # the latest run, as many thoughts as trained
+    assert sampled.stdout.count("question") == 2 and sampled.stdout.count("thought 2") == 2, sampled.stderr
+    sampled = command(tmp_path, "sample.py", "--out_dir=out/run", "--question", "a b b a start a", "--latent", "5")
+    assert "thought 5" in sampled.stdout and "WARNING" in sampled.stdout
+    again = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
+    assert again.returncode == 2 and "--resume" in again.stderr and "--overwrite" in again.stderr
+
+
+def test_resumed_equals_never_stopped(tmp_path, monkeypatch):
+    """Catches whatever is missing from the checkpoint: moments, place in the data, random state, best score, log."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--uniform_prob=0.3", "--reset_optimizer=epoch"]
+    whole = run_to_the_end([*flags, "--out_dir=whole"])
+    parts = run_to_the_end([*flags, "--out_dir=parts"], stop_at=(3, 27, 40, 66))
+    saved = [torch.load(run.last) for run in (whole, parts)]
+    for weights in (
+        [run.model.state_dict() for run in (whole, parts)],
+        [torch.load(run.best)["model"] for run in (whole, parts)],
+    ):
+        assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    one, two = ({**s["progress"], "seconds": 0, "results": [r[:2] for r in s["progress"]["results"]]} for s in saved)
+    assert one == two
+    assert open("whole/log.txt").read() == open("parts/log.txt").read()
+
+
+def test_the_seed_decides_everything(tmp_path, monkeypatch):
+    """Catches a random number from elsewhere: the same seed gives the same weights, another one other weights."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=3", "--uniform_prob=0.3"]
+    runs = [run_to_the_end([*flags, f"--out_dir=out{i}", f"--seed={seed}"]) for i, seed in enumerate((1, 1, 2))]
+    weights = [torch.cat([p.flatten() for p in run.model.parameters()]) for run in runs]
+    assert torch.equal(weights[0], weights[1]) and not torch.equal(weights[0], weights[2])
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Catches gradients or losses averaged the wrong way, examples done twice, an evaluation that loses its order."""
+    assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
+    script = os.path.join(HERE, "train.py")
+    flags = [
+        *hops_flags(),
+        "--dropout=0",
+        "--batch_size=7",
+        "--micro_batch_size=3",
+        "--uniform_prob=0.3",
+        "--log_every=1",
+    ]
+    flags += ["--steps=30,20", "--eval_every=10", "--device=cpu"]  # 50 problems: an epoch's last batch is a single row
+    assert command(tmp_path, "train.py", *flags, "--out_dir=one").returncode == 0
+
+    def torchrun(*more):
+        argv = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", script, *flags, *more]
+        done = subprocess.run(argv, cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count("test accuracy") == 1  # only one of them talks
+
+    torchrun("--out_dir=two")
+    torchrun("--out_dir=parts", "--shard")
+    one = [line.split() for line in open(tmp_path / "one" / "log.txt")]
+    for name in ("two", "parts"):
+        log = [line.split() for line in open(tmp_path / name / "log.txt")]
+        assert len(log) == len(one) > 110 and all(a[:2] == b[:2] for a, b in zip(log, one))
+        assert all(abs(float(a[2]) - float(b[2])) <= 1e-5 * max(1, abs(float(a[2]))) for a, b in zip(log, one))
+        weights = [load_checkpoint(tmp_path / run / "ckpt.pt")[0].wte.weight for run in ("one", name)]
+        assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
+
+
+def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
+    """Catches words that get the embedding of others when there are new ones, and longer problems that do not fit."""
+    monkeypatch.chdir(tmp_path)
+    for nodes, name in ((5, "few"), (7, "more")):
+        prepare_hops.main([f"--nodes={nodes}", "--train=50", "--valid=9", "--test=9", f"--out_dir={name}"])
+    first = run_to_the_end([*hops_flags(), "--data_dir=few", "--out_dir=out/few", "--block_size=24"])
+    flags = [*hops_flags(), "--data_dir=more", "--out_dir=out/more", "--init_from=out/few/best.pt", "--n_embd=98"]
+    second = Run(parse(TrainConfig, flags, ""))
+    assert second.cfg.n_embd == 16 and second.model.config.block_size == 64 and second.model.config.dropout == 0.1
+    old = load_checkpoint("out/few/best.pt")[0]
+    for word in (" a", " =", EOT):
+        new_id, old_id = (r.tok.encode(word, allowed_special="all")[0] for r in (second, first))
+        assert torch.equal(second.model.wte.weight[new_id], old.wte.weight[old_id])
+    assert torch.equal(second.model.wpe.weight[:24], old.wpe.weight)
+    assert torch.equal(second.model.h[0].mlp.c_fc.weight, old.h[0].mlp.c_fc.weight)
+    assert second.model.wte.weight[second.tok.encode_ordinary(" g")].norm() > 0
+
+
+def test_fixed_positions_are_alike_and_stay(tmp_path, monkeypatch):
+    """Catches places that are not alike wherever they stand, places that are trained, or lost on the way."""
+    monkeypatch.chdir(tmp_path)
+    wpe = GPT(GPTConfig(2, 4, 128, 200, VOCAB, fixed_positions=True)).wpe.weight.double()
+    near = wpe @ wpe.T
+    assert (near[1:, 1:] - near[:-1, :-1]).abs().max() < 1e-5  # the product depends on the distance alone
+    assert near[0, 0] > near[0, 1] + 0.03 and near[0, 1] > near[0, 2:].max() + 0.05
+    prepare_hops.main(["--nodes=6", "--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run = run_to_the_end([*hops_flags(), "--data_dir=data", "--out_dir=out", "--fixed_positions"], stop_at=(3,))
+    longer = [*hops_flags(), "--data_dir=data", "--out_dir=on", "--block_size=99", "--init_from=out/best.pt"]
+    on = run_to_the_end(longer, stop_at=(3,))  # fixed positions come with the weights
+    first = GPT(GPTConfig(1, 1, run.cfg.n_embd, 99, 9, fixed_positions=True))
+    assert torch.equal(run.model.wpe.weight, first.wpe.weight[: run.cfg.block_size])
+    assert torch.equal(on.model.wpe.weight, first.wpe.weight) and on.cfg.fixed_positions
+
+
+def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
+    """Catches an evaluation with other settings than those of the training."""
+    prepare = ("prepare_hops.py", "--nodes=6", "--hops=2", "--train=50", "--valid=20", "--test=9", "--out_dir=data")
+    assert command(tmp_path, *prepare).returncode == 0
+    assert command(tmp_path, "train.py", *hops_flags(), "--out_dir=out").returncode == 0
+    evaluated = command(tmp_path, "train.py", "--eval_only=out/best.pt", "--eval_file=data/valid.json")
+    valid = [line.split()[2] for line in open(tmp_path / "out/log.txt") if " valid/accuracy " in line]
+    best = max(float(v) for v in valid[-4:])  # of the last stage's four evaluations
+    assert f"test accuracy {best:.1%} on 20 problems" in evaluated.stdout and "20 of 20 questions" in evaluated.stdout
+
+
+def test_the_benchmark_measures(tmp_path):
+    """Catches a benchmark that does not run, or that counts padding where there is none."""
+    done = command(tmp_path, "bench.py", "--parts=step,memory", "--thoughts=0,2", "--batch_size=2", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
+    names = {f"step_over_plain{which}_n{n}" for which in ("", "_without_fast") for n in (0, 2)}
+    assert values.keys() == names and min(map(float, values.values())) > 0
+    cfg = TrainConfig(batch_size=2, sort_window=1)
+    bounds, first = np.array([0, 4, 7, 11, 12]), np.array([0, 2, 4])  # two problems: 4 + 3 and 4 + 1 tokens
+    two = data.Problems(np.arange(12), bounds, first)
+    assert bench.padding_share(two, 0, cfg) == pytest.approx(
+        2 / 18
+    )  # prefixes of 5, suffixes of 4 and 2 with their markers
+
+
+def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
+    """Catches a checkpoint that goes on with other settings or other data, or is replaced by them."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--out_dir=out"]
+    run = Run(parse(TrainConfig, flags, ""))
+    train.train_stage(run, stop=lambda: run.progress["total"] == 5)
+    run.save_last()
+    run.lock.close()
+    before = open(run.last, "rb").read()
+
+    def refused(*more):
+        with pytest.raises(UserError) as e:
+            Run(parse(TrainConfig, [*flags, *more, "--resume"], ""))
+        assert open(run.last, "rb").read() == before
+        message = str(e.value)
+        del e  # holds the refused run, and that its lock
+        gc.collect()
+        return message
+
+    assert "n_layer was 1, now 2; lr was (0.001,), now (0.5,)" in refused("--lr=0.5", "--n_layer=2")
+    assert "method was 'coconut', now 'no_cot'" in refused("--method=no_cot")
+    saved = torch.load(run.last)
+    torch.save(saved | {"format": 99}, run.last)
+    before = open(run.last, "rb").read()
+    assert "format 99, this program reads 3" in refused()
+    torch.save(saved, run.last)
+    before = open(run.last, "rb").read()
+    prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=data", "--seed=3"])
+    assert "the files in data are others" in refused()
+
+
+def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
+    """Catches two processes that overwrite each other's checkpoints."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--out_dir=out"]
+    first = Run(parse(TrainConfig, flags, ""))
+    with pytest.raises(UserError, match="out: another run is writing here"):
+        Run(parse(TrainConfig, flags, ""))
+    first.lock.close()
+    Run(parse(TrainConfig, flags, ""))
+
+
+@pytest.mark.parametrize("what", ["weights", "gradient"])
+def test_numbers_that_are_not_finite_stop_the_run_at_once(what, tmp_path, monkeypatch):
+    """Catches a run that goes on with NaN, or that saves it: the checkpoint on disk is the last good one."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run = Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out"], ""))
+    train.train_stage(run, stop=lambda: run.progress["total"] == 12)
+    run.save_last()
+    if what == "weights":
+        run.model.wpe.weight.data[3, 0] = math.inf
+    else:  # the loss is finite, its gradient is not
+        run.model.ln_f.weight.register_hook(lambda gradient: gradient * math.nan)
+    with pytest.raises(UserError, match=r"stage 0, step 13, training examples \[\d+(, \d+){7}\]; out.ckpt.pt holds"):
+        train.train_stage(run, stop=lambda: False)
+    model, _, _, saved = load_checkpoint(run.last)
+    assert saved["progress"]["total"] == 12 and all(p.isfinite().all() for p in model.parameters())
+
+
+def test_a_stage_is_left_when_mastered_or_with_a_warning(tmp_path, monkeypatch, capsys):
+    """Catches stages that go on after they are mastered, or that end in silence when they are not."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--nodes=3", "--hops=1", "--train=2", "--valid=2", "--test=2", "--out_dir=data"])
+    flags = [*hops_flags(), "--max_latent_stage=1", "--dropout=0", "--lr=0.01", "--steps=500,10", "--master_at=0.5"]
+    run = run_to_the_end([*flags, "--out_dir=out"])
+    (_, steps, *_, valid), (_, limit, *_) = run.progress["results"]
+    assert steps < 500 and valid["accuracy"] >= 0.5 and steps % 5 == 0
+    text = capsys.readouterr().out
+    assert ("WARNING" in text) == (limit == 10 and run.progress["valid"]["accuracy"] < 0.5)
+    run = run_to_the_end([*flags, "--out_dir=out2", "--steps=5"])
+    assert [r[1] for r in run.progress["results"]] == [
+        5,
+        5,
+    ] and "WARNING: 5 steps were not enough" in capsys.readouterr().out
+
+
+def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
+    """Catches a ^C that loses work, and a command to go on with that does not work when pasted into a shell."""
+    assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
+    script = os.path.join(HERE, "train.py")
+    argv = [sys.executable, "-u", script, *hops_flags(), "--steps=100000,5", "--out_dir=out"]
+    with subprocess.Popen(argv, cwd=tmp_path, text=True, stdout=subprocess.PIPE) as p:
+        for line in p.stdout:
+            if line.startswith("stage 0  "):
+                p.send_signal(signal.SIGINT)
+                break
+        rest = p.stdout.read()
+    assert p.returncode == 130
+    again = shlex.split(rest[rest.index("to go on: ") :])[3:]
+    assert again == ["python", "train.py", *argv[3:], "--resume"]
+    assert load_checkpoint(tmp_path / "out/ckpt.pt")[3]["progress"]["total"] >= 5
+    changed = command(tmp_path, "train.py", *argv[3:], "--resume", "--n_layer=2")
+    assert changed.returncode == 2 and "n_layer was 1, now 2" in changed.stderr
+    fresh = command(tmp_path, "train.py", *argv[3:], "--overwrite", "--steps=5")
+    assert fresh.returncode == 0 and "test accuracy" in fresh.stdout
+
+
+@pytest.mark.parametrize(
+    "setting",
+    ["--backprop_thoughts=1", "--gradient_checkpointing", "--dtype=bfloat16", "--feedback=soft", "--feedback=layer:-2"],
+)
+def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
+    """Catches settings that work in a training step, and nowhere else."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=4,3", "--eval_every=2", "--max_latent_stage=3", setting]
+    whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(3, 11))
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
+    train.main(["--eval_only=out/parts/best.pt"])
+    sample.main(["--out_dir=out/parts", "--count=1"])
+    assert "thought 3" in capsys.readouterr().out
+
+
+def test_compiled_blocks_give_the_same_gradients():
+    """Catches weights whose gradient a compiler has lost."""
+    if not (shutil.which("g++") or shutil.which("clang++")):
+        pytest.skip("torch.compile needs a C++ compiler")
+    torch.manual_seed(0)
+    model, rows = GPT(GPTConfig(1, 3, 24, 40, VOCAB)), some_rows(size=4)
+    expected, theirs = (loss := naive_loss(model, rows)), gradients(model, loss)
+    compile_blocks(model)
+    loss = model(*batch(rows))[1]
+    assert_close(loss, expected, 1e-5)
+    for name, gradient in gradients(model, loss).items():
+        assert_close(gradient, theirs[name], 1e-4)
