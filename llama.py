@@ -1,7 +1,7 @@
 """
 The Llama family as a second base model: Llama and SmolLM2, Qwen2.5, Qwen3. The same embed, read, head as model.py's.
 
-    model = LlamaBase.from_pretrained("smollm2-135m")    (or qwen2.5-0.5b, qwen3-0.6b, hf:owner/name, a folder)
+    model = Llama.from_pretrained("smollm2-135m")    (or qwen2.5-0.5b, qwen3-0.6b, hf:owner/name, a folder)
 
 What differs from GPT-2: RMSNorm instead of LayerNorm, positions are rotations of queries and keys instead of something
 that is added to the input, several query heads share the keys and values of one head, the MLP is a gated one, and few
@@ -14,21 +14,18 @@ biases are left. The parameters' names are those in Hugging Face's files, withou
 import math
 import re
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
+from coconut import Coconut
 from config import UserError
-from weights import find, read_json, read_pickle, read_safetensors
-
-
-class Past(NamedTuple):  # TODO: import it from model.py as soon as it is there
-    """What has been read so far. Never changed once made: it can be kept, forked, and read on from twice."""
-
-    real: torch.Tensor  # (B, K) bool: which of the positions count
-    layers: tuple  # for each layer (k, v) of each earlier pass, each (B, ng, T, hs)
+from feedback import make_feedback
+from model import Past, visible
+from weights import describe, find, is_weight, read_json, read_pickle, read_safetensors, some
 
 
 @dataclass
@@ -49,6 +46,9 @@ class LlamaConfig:
     qk_norm: bool = False  # Qwen3
     tie: bool = True  # the output head is the token embedding
     dropout: float = 0.0
+    feedback: str = "last"  # these three as in model.py
+    gradient_checkpointing: bool = False
+    backprop_thoughts: int | None = None
 
     def __post_init__(self):
         if self.n_head % self.n_kv_head:
@@ -85,18 +85,20 @@ class Attention(nn.Module):
         self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
         self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
 
-    def forward(self, x, cos, sin, mask, past):
+    def forward(self, x, cos, sin, mask, past=()):
         B, T, _ = x.shape
         q, k, v = (proj(x).view(B, T, -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
         q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)  # (B, nh, T, hs)
         k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)  # (B, ng, T, hs)
         past = (*past, (k, v.transpose(1, 2)))
-        ks, vs = zip(*past)
-        k, v = torch.cat(ks, 2), torch.cat(vs, 2)  # (B, ng, K, hs)
-        dropout = self.dropout if self.training else 0.0
-        y = F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)
-        y = y.transpose(1, 2).reshape(B, T, -1)  # heads side by side again
+        y = self.attend(q, past, mask).transpose(1, 2).reshape(B, T, -1)  # heads side by side again
         return F.dropout(self.o_proj(y), self.dropout, self.training), past
+
+    def attend(self, q, past, mask):
+        """softmax(q k^T / sqrt(hs)) v over the keys of all passes, each for nh / ng heads of q; mask as in model.py."""
+        k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, ng, K, hs)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)
 
 
 class MLP(nn.Module):
@@ -120,7 +122,7 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
         self.mlp = MLP(config)
 
-    def forward(self, x, cos, sin, mask, past):
+    def forward(self, x, cos, sin, mask, past=()):
         y, past = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
         x = x + y
         return x + self.mlp(self.post_attention_layernorm(x)), past
@@ -154,10 +156,11 @@ class LlamaBase(nn.Module):
             model = cls(LlamaConfig(**sizes, dropout=dropout))
         ours = model.state_dict()
         wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
-        wrong += [f"{k} is {[*t.shape]}" for k, t in tensors.items() if k in ours and t.shape != ours[k].shape]
+        for k in [k for k in ours if k in tensors]:
+            if not is_weight(tensors[k]) or tensors[k].shape != ours[k].shape:
+                wrong.append(f"{k} is {describe(tensors[k])}, expected {[*ours[k].shape]}")
         if wrong:
-            dots = ", ..." if len(wrong) > 5 else ""
-            raise UserError(f"{source}: not the weights that config.json describes: {', '.join(wrong[:5])}{dots}")
+            raise UserError(f"{source}: not the weights that config.json describes: {some(wrong)}")
         model.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
         return model
 
@@ -178,42 +181,52 @@ class LlamaBase(nn.Module):
             self.lm_head.out_features = len(new)
 
     def embed(self, tokens):
-        """Tokens (B, T) int64 -> their embeddings (B, T, C), what read() reads."""
+        """Tokens (B, T) -> input embeddings (B, T, C)."""
         return self.embed_tokens(tokens)
 
+    def mix(self, weights):
+        """Weights of tokens (..., V) -> the weighted sum of their embeddings (..., C)."""
+        return weights @ self.embed_tokens.weight
+
     def head(self, h):
-        """Hidden states (..., C) -> logits over the next token (..., V)."""
+        """Hidden states after the final norm (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
 
     def read(self, x, real, past=None):
-        """Read input embeddings x (B, T, C) as the continuation of a past (None: the beginning).
+        """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
 
-        real (B, T) bool says which of them count. The first pass's rows are right-padded, with at least one real
-        position each. Returns
-        - the states, a list of n_layer + 1 tensors (B, T, C): what was read, then the residual stream after each block,
-          the last one after the final norm (Hugging Face's hidden_states); where not real they mean nothing;
-        - the past with these positions, from which to read on.
+        As in model.py, but nothing is added to x: positions are angles. A past has ng heads of keys, already rotated.
         """
-        T, hs = x.size(1), self.config.head_dim
+        T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
         seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
-        K = seen.size(1)
-        position = (seen.cumsum(1)[:, K - T :] - 1).clamp(min=0)  # (B, T): the row's own count of real positions
-        mask = None  # at first, causal attention is enough: right padding comes after everything real
-        if past is not None:  # later, query i sees the keys up to its own place, K - T + i, if they are real
-            causal = torch.ones(T, K, dtype=torch.bool, device=x.device).tril(K - T)
-            mask = (causal & seen[:, None, :])[:, None]  # (B, 1, T, K)
-        # always in float32: a bfloat16 cannot tell position 256 from 257
-        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=x.device) / hs)  # (hs/2,), radians
-        angle = position[:, None, :, None] * frequency  # (B, 1, T, hs/2)
-        cos, sin = angle.cos(), angle.sin()
+        position = seen.cumsum(1)[:, -T:] - 1  # the row's own count of real positions
+        mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
+        cos, sin = self.rotation(position.clamp(min=0))
         x = F.dropout(x, self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.layers):
-            x, keys_and_values = block(x, cos, sin, mask, () if past is None else past.layers[i])
+            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x, passes = run(x, cos, sin, mask, () if past is None else past.layers[i])
             states.append(x)
-            layers.append(keys_and_values)
+            layers.append(passes)
         states[-1] = self.norm(x)
         return states, Past(seen, tuple(layers))
+
+    def rotation(self, position):
+        """cos and sin (B, 1, T, hs/2) of the angles position / theta^(2i/hs), for position (B, T)."""
+        hs = self.config.head_dim
+        # always in float32: a bfloat16 cannot tell position 256 from 257
+        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=position.device) / hs)
+        angle = position[:, None, :, None] * frequency
+        return angle.cos(), angle.sin()
+
+
+class Llama(Coconut, LlamaBase):
+    """One of them that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.feedback = make_feedback(config.feedback, config.n_embd)
 
 
 # ---------------------------------------------------------------- from Hugging Face's files
@@ -281,7 +294,9 @@ def read_llama(source):
         part = read_safetensors(path) if path.endswith(".safetensors") else read_pickle(path)[0]
         tensors |= {name.removeprefix("model."): t for name, t in part.items()}
     tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", k)}
-    if sizes["tie"] and "lm_head.weight" in tensors:  # Qwen3's files hold the tied head twice
-        if not torch.equal(tensors.pop("lm_head.weight"), tensors["embed_tokens.weight"]):
+    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
+    if sizes["tie"] and head is not None:  # Qwen3's files hold the tied head twice
+        if not (is_weight(head) and is_weight(embedding) and torch.equal(head.float(), embedding.float())):
             raise UserError(f"{source}: lm_head.weight differs from the embedding to which config.json ties it")
+        del tensors["lm_head.weight"]
     return tensors, sizes

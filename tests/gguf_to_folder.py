@@ -25,7 +25,7 @@ from torch.nn import functional as F
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."))
 
 from hf_tokenizer import load_tokenizer
-from llama import LlamaBase
+from llama import Llama
 from weights import write_safetensors
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -149,22 +149,8 @@ PROMPTS = [
 
 
 @torch.no_grad()
-def write(model, tokens, n_thoughts=0, n_tokens=40):
-    """The likeliest continuation of a list of tokens, after thoughts."""
-    x, past, written, eos = model.embed(torch.tensor([tokens])), None, [], model.stop
-    while len(written) < n_tokens and eos not in written:
-        states, past = model.read(x, torch.ones(x.shape[:2], dtype=torch.bool), past)
-        h, n_thoughts = states[-1][:, -1:], n_thoughts - 1
-        if n_thoughts < 0:
-            written.append(model.head(h).argmax().item())
-            h = model.embed(torch.tensor([written[-1:]]))
-        x = h  # the hidden state, or the word
-    return written
-
-
-@torch.no_grad()
 def write_there(hf, tokens, n_thoughts, n_tokens=40):
-    """The same with transformers alone: hidden states back through inputs_embeds, then its own generate()."""
+    """What transformers writes: hidden states go back through inputs_embeds, then it is its own generate()."""
     x, cache = hf.get_input_embeddings()(torch.tensor([tokens])), None
     for _ in range(n_thoughts):
         embeds = x if cache is None else x[:, -1:]
@@ -192,17 +178,18 @@ def compare(folder, questions, n_thoughts=3):
     """Prints what differs between ours and transformers'; returns (relative error of the logits, perplexities)."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    model, tok = LlamaBase.from_pretrained(folder).eval(), load_tokenizer(folder)
+    model, tok = Llama.from_pretrained(folder).eval(), load_tokenizer(folder)
     hf = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()  # sdpa would be ours to the bit
     hf_tok = AutoTokenizer.from_pretrained(folder)
-    model.stop = hf.config.eos_token_id
     rows = [tok.encode_ordinary(q) for q in questions]
     assert rows == [hf_tok(q)["input_ids"] for q in questions], "the tokenizers differ"
     print(f"{len(rows)} questions: the same {sum(map(len, rows))} tokens")
     for prompt in PROMPTS:
         tokens = tok.encode(prompt, allowed_special="all")
         for n in 0, n_thoughts:
-            ours, theirs = write(model, tokens, n), write_there(hf, tokens, n)
+            row, length = torch.tensor([tokens]), torch.tensor([len(tokens)])
+            ours = model.generate(row, length, n, max_new_tokens=40, eos=hf.config.eos_token_id)[0].tolist()
+            theirs = write_there(hf, tokens, n)
             print(f"{prompt!r}, {n} thoughts, {'equal' if ours == theirs else 'DIFFERENT'}: {tok.decode(ours)!r}")
             assert ours == theirs, hf_tok.decode(theirs)
 

