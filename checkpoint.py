@@ -11,12 +11,13 @@ import torch
 
 import parallel
 from config import UserError, check, first_line
+from init import induction
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from tokenizer import SPECIALS, make_tokenizer
 from weights import some, why_not_weights
 
-SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions", "feedback"  # comes with the weights
+SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions"  # what comes with weights from elsewhere
 FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
 
 
@@ -34,7 +35,10 @@ def pick_device(name):
 def new_model(cfg, tok, vocab_size=None):
     """A model with random weights; vocab_size: as the tokenizer's, unless given."""
     sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-    return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+    model = GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+    if cfg.init == "induction":
+        induction(model)
+    return model
 
 
 def token_ids(tok):
@@ -48,6 +52,8 @@ def pretrained_model(source, cfg, tok):
         old, its_cfg, its_tok, _ = load_checkpoint(source)
         if its_cfg.tokenizer != cfg.tokenizer:
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
+        if its_cfg.feedback != cfg.feedback:
+            print(f"{source} was trained to think with feedback={its_cfg.feedback}, and goes on with {cfg.feedback}")
         longer = max(cfg.block_size, old.config.block_size)
         cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
         model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)

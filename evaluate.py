@@ -11,7 +11,7 @@ import batches
 import parallel
 from curriculum import METHODS, Row, count, make_row, split
 from grading import read_answer, same_number
-from tokenizer import EOS, NONE
+from tokenizer import EOS
 
 
 def precision(cfg, device):
@@ -99,17 +99,16 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
 def thought_hits(model, problems, stage, cfg, tok):
     """For the states after the question and each thought: how often, of all problems, their likeliest token is right.
 
-    Only where they have a target, and a walk of that length is possible.
+    Only where there is something to predict.
     """
-    device, none, hits = next(model.parameters()).device, tok.encode_single_token(NONE), []
+    device, hits = next(model.parameters()).device, []
     share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
     for start in range(0, len(share), cfg.eval_batch_size):
         batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
         with precision(cfg, device):
             states = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states
             top = model.head(states).argmax(-1, keepdim=True)  # (B, N+1, 1)
-        asked = (batch.targets[..., 0] >= 0) & (batch.targets[..., 0] != none)
-        hits += zip((batch.targets == top).any(-1).tolist(), asked.tolist())
+        hits += zip((batch.targets == top).any(-1).tolist(), (batch.targets[..., 0] >= 0).tolist())
     hits = parallel.gather(hits)
     n_states = max(len(asked) for _, asked in hits)
     found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]

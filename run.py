@@ -136,15 +136,16 @@ class Run:
     def make_plan(self):
         """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one.
 
-        With several data folders it stays in its one stage for each of them.
+        With several data folders, or shares of teacher forcing, it is in its one stage several times.
         """
         cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
         self.longest = max(int(problems.n_steps.max()) for problems in trained)
         self.plan, n_stages = curriculum.stages(cfg, self.longest)
         if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
             print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
-        if len(self.plan) == 1 and len(trained) > 1:
-            self.plan, n_stages = self.plan * len(trained), len(trained)
+        phases = max(len(trained), len(cfg.teacher_forcing))
+        if len(self.plan) == 1 and phases > 1:
+            self.plan, n_stages = self.plan * phases, phases
         sizes = [len(curriculum.for_stage(trained, index)) for index in range(n_stages)]
         epochs = [curriculum.for_stage(cfg.epochs, index) for index in range(n_stages)]
         lengths = [math.ceil(size / cfg.batch_size) * n for size, n in zip(sizes, epochs)]

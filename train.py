@@ -37,7 +37,8 @@ def learning_rate(cfg, index, step, n_steps):
     """Linear warm-up, then cosine decay from the stage's lr to min_lr_ratio of it (by default 1: no decay)."""
     warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
     done = max(0, step - cfg.warmup_steps) / max(1, n_steps - cfg.warmup_steps)
-    decay = cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
+    floor = for_stage(cfg.min_lr_ratio, index)
+    decay = floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
     return for_stage(cfg.lr, index) * warmup * decay
 
 
