@@ -17,6 +17,7 @@ import tiktoken
 
 from config import UserError
 from download import download
+from textfile import read_text
 from tokenizer import EOS, SPECIALS
 from weights import HUB, on_hub, read_json
 
@@ -110,8 +111,8 @@ def read_tokenizer(paths):
     if kind not in ("GPT2Tokenizer", "Qwen2Tokenizer"):
         path = paths.get("tokenizer_config.json", "no tokenizer_config.json")
         raise UserError(f"{path}: tokenizer_class is {kind!r}, which does not tell how text is cut")
-    with open(paths["merges.txt"], encoding="utf-8") as f:
-        merges = [line.split() for line in f if line.strip() and not line.startswith("#version")]
+    lines = read_text(paths["merges.txt"]).split("\n")
+    merges = [line.split() for line in lines if line.strip() and not line.startswith("#version")]
     qwen = kind == "Qwen2Tokenizer"
     return read_json(paths["vocab.json"]), merges, specials, eos, QWEN if qwen else GPT2, qwen
 

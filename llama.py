@@ -96,6 +96,7 @@ class Attention(nn.Module):
 
     def attend(self, q, past, mask):
         """softmax(q k^T / sqrt(hs)) v over the keys of all passes, each for nh / ng heads of q; mask as in model.py."""
+        past = [[x.repeat_interleave(len(q) // len(x), 0) if len(x) < len(q) else x for x in kv] for kv in past]
         k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, ng, K, hs)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)

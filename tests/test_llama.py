@@ -134,6 +134,21 @@ def test_a_past_can_be_read_on_from_twice(pair):
 
 
 @torch.no_grad()
+def test_rows_that_share_their_past(pair):
+    """Catches keys and values that stand there once for several rows, but are read as if each had its own."""
+    _, model = exact(*pair)
+    x, real = model.embed(TOKENS), real_like(TOKENS)
+    _, past = model.read(x[:, :6], real[:, :6])
+    futures = model.embed(torch.arange(24).view(6, 4))
+    together, longer = model.read(futures, real_like(futures), past.repeat(3))
+    together = together[-1], model.read(futures, real_like(futures), longer)[0][-1]
+    own = past.select(torch.arange(2).repeat_interleave(3))
+    alone, longer = model.read(futures, real_like(futures), own)
+    alone = alone[-1], model.read(futures, real_like(futures), longer)[0][-1]
+    assert max(map(relative, together, alone)) < 1e-12
+
+
+@torch.no_grad()
 def test_a_row_does_not_depend_on_its_neighbours(pair):
     """Catches padding that is attended to, or that takes up a position: first passes and later ones with gaps."""
     _, model = exact(*pair)
@@ -206,6 +221,15 @@ def test_the_gradient_through_thoughts(pair, fast_too):
         grads = {k.removeprefix("model."): p.grad for k, p in hf.named_parameters()}
         for name, p in model.named_parameters():
             assert relative(p.grad, grads[name]) < 1e-10, name
+
+
+@pytest.mark.parametrize("name", ["layer:-2+suppressed:0.5", "fusion", "projection", "gate", "zero", "embedding"])
+def test_other_feedbacks(name):
+    """Catches what a feedback needs of a base model and does not find here."""
+    model = Llama(LlamaConfig(2, 4, 2, 8, 32, 64, 64, 61, feedback=name))
+    _, loss = model(TOKENS[:, :6], torch.tensor([6, 4]), torch.tensor([3, 2]), TOKENS[:, 6:9], TOKENS[:, 6:9])
+    loss.backward()
+    assert all(p.grad is not None for p in model.parameters())
 
 
 def test_from_scratch_it_starts_as_it_should_and_learns():
