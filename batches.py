@@ -55,7 +55,7 @@ def by_length(problems, order, stages, cfg):
     return order[np.lexsort((prefix, suffix, group))]
 
 
-def training_rows(problems, chosen, cfg, tok, rng, given=False):
+def training_rows(problems, chosen, cfg, tok, rng, given=None):
     """The Rows of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
     rows = []
     for i, stage in chosen:
@@ -105,7 +105,7 @@ class Batch(NamedTuple):
     shared_len: torch.Tensor | None  # (G,) int64
     targets: torch.Tensor | None  # (B, N+1, W) int64: what the states should predict: sets of tokens, filled up with
     # NOTHING, or ANYTHING
-    given: bool  # whether the thoughts are the mean of what they should be
+    given: int | None  # not None: the thoughts are what they should be, fed back so often, all at once
     teacher: "Batch | None"
 
 

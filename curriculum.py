@@ -66,7 +66,7 @@ class Row(NamedTuple):
     shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
     targets: list = []  # n + 1 sets of tokens: what the states after the prefix and each thought should predict
     steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
-    given: bool = False  # whether the thoughts are given: the mean of what they should be (teacher forcing)
+    given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
     teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
 
 

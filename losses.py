@@ -98,12 +98,14 @@ class Objective(nn.Module):
         if batch.shared is not None:
             real = torch.arange(batch.shared.size(1), device=batch.shared.device) < batch.shared_len[:, None]
             past = model.read(model.embed(batch.shared), real)[1].repeat(len(batch.n) // len(real))
-        if batch.given:
+        if batch.given is not None:
             weights = next(model.parameters()).new_empty(model.config.vocab_size)
             given = model.mix(member_of(batch.targets[:, :-1], weights))  # as feedback=members would do it
-        thinking = model.think(
-            batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels), given=given, past=past
-        )
+        segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels)
+        thinking = model.think(*segments, given=given, past=past)
+        for _ in range(batch.given or 0):  # each time one more thought is the model's own: after n times, all of them
+            given = model.feedback([layer[:, :-1] for layer in thinking.layers], model)
+            thinking = model.think(*segments, given=given, past=past)
         return {name: (LOSSES[name].total(self.model, thinking, batch), n) for name, n in self.counts(batch).items()}
 
     def own_state(self):

@@ -38,6 +38,11 @@ class TrainConfig:
     teacher_forcing: tuple[float, ...] = option(
         (0.0,), "share of steps whose thoughts are not the model's, but what they should be", least=0, most=1
     )
+    rounds: tuple[int, ...] = option(
+        (0,),
+        "given thoughts are fed back up to so many times, all at once: closer and closer to the model's own",
+        least=0,
+    )
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
     questions: int = option(1, "with names: questions about each graph, whose edges are read once for all", least=1)

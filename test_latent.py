@@ -492,7 +492,9 @@ def naive_targets(model, rows, given):
 def test_supervised_thoughts_equal_the_naive_recomputation(feedback, given, tiny):
     """Catches a target at the wrong state, an empty set that counts as none, a graph that is read for another row."""
     model = tiny(feedback=feedback)
-    losses = Objective(model, ("ce", "thoughts", "members"))(collate([r._replace(given=given) for r in GRAPH_ROWS]))
+    losses = Objective(model, ("ce", "thoughts", "members"))(
+        collate([r._replace(given=0 if given else None) for r in GRAPH_ROWS])
+    )
     expected = naive_targets(model, GRAPH_ROWS, given)
     assert [int(losses[name][1]) for name in ("ce", "thoughts", "members")] == [4, 5, 6]
     for name, total in expected.items():
@@ -500,6 +502,22 @@ def test_supervised_thoughts_equal_the_naive_recomputation(feedback, given, tiny
         ours, theirs = (torch.autograd.grad(t, model.parameters(), retain_graph=True) for t in (losses[name][0], total))
         for a, b in zip(ours, theirs):
             assert_close(a, b, 1e-10)
+
+
+@pytest.mark.parametrize("feedback", ["last", "members", "layer:-2"])
+def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
+    """Catches a thought that is fed back from the wrong place, or not at all."""
+    model, losses = tiny(feedback=feedback), ("ce", "thoughts", "members")
+    own, none, one, two = (
+        Objective(model, losses)(collate([row._replace(given=given) for row in GRAPH_ROWS]))
+        for given in (None, 0, 1, 2)
+    )
+    for name in losses:  # no row has more than two thoughts
+        assert_close(two[name][0], own[name][0], 1e-10)
+        ours, theirs = (torch.autograd.grad(x[name][0], model.parameters(), retain_graph=True) for x in (two, own))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+        assert len({none[name][0].item(), one[name][0].item(), two[name][0].item()}) == 3
 
 
 def test_a_shared_beginning_is_like_one_of_its_own(tiny):

@@ -98,7 +98,8 @@ def train_stage(run, stop):
         epoch, position = divmod(step, epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
         rng = batches.random_stream(batches.ROWS, cfg, index, step)
-        given = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        forced = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        given = int(rng.integers(for_stage(cfg.rounds, index) + 1)) if forced else None
         return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng, given)
 
     ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one

@@ -370,7 +370,7 @@ def test_a_search_is_trained_evaluated_resumed_and_sampled(feedback, tmp_path, m
     prepare_prosqa.main(["--generate=30", "--chains", "--hops=2,3", *sizes[2:], "--out_dir=data/chains"])
     flags = [f"--{flag.rstrip()}" for flag in GRAPHS[1:]]
     flags += ["--data_dir=data/chains,data/small,data/small", "--teacher_forcing=1,1,0.5", "--steps=9,5,8"]
-    flags += [f"--feedback={feedback}", "--device=cpu", "--log_every=3"]
+    flags += [f"--feedback={feedback}", "--rounds=0,2", "--device=cpu", "--log_every=3"]
     whole = run_to_the_end([*flags, "--out_dir=out/whole"])
     assert whole.lengths == [9, 5, 8] and len(whole.problems["train"]) == 40
     assert "thoughts" in capsys.readouterr().out
