@@ -69,9 +69,12 @@ def membership(logits):
     return logits - 4
 
 
-def members(states, model):
-    """sum_w m_w E(w): each token is a member or not, so that small errors are not passed on (see losses.members)."""
-    return model.mix(membership(model.head(states[-1])).sigmoid())
+def members(states, model, sharpness=1.0):
+    """sum_w m_w E(w), m = sigmoid(sharpness z): a token is a member or not; small errors are not passed on (losses.py).
+
+    The sum and not the mean: in a mean of many, each would be drowned by the position that is added to it.
+    """
+    return model.mix((sharpness * membership(model.head(states[-1]))).sigmoid())
 
 
 class Projection(nn.Module):

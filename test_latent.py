@@ -574,6 +574,7 @@ NAIVE_FEEDBACKS = {  # what follows from the hidden states h, (C,) each, at the 
     "soft:0.5:0.7": lambda h, m: naive_soft(h, m, 0.5, 0.7),
     "fusion:0.6": lambda h, m: 0.6 * h[3] + 0.4 * naive_soft(h, m, 1, 0.9),
     "members": lambda h, m: (1 / (1 + (4 - h[3] @ m.wte.weight.T).exp())) @ m.wte.weight,
+    "members:3": lambda h, m: (1 / (1 + (12 - 3 * h[3] @ m.wte.weight.T).exp())) @ m.wte.weight,
     "layer:-2+suppressed:0.5": lambda h, m: h[2] + h[3] * (h[3] - h[2] < -0.1),
     "projection": naive_projection,
     "gate": naive_gate,

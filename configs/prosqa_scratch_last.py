@@ -18,9 +18,10 @@ markers = "eot"
 thought_targets = "walks"
 feedback = "last"
 losses = ("ce:3", "thoughts", "members")
-teacher_forcing = (0.5, 0.5)  # half of the steps think for themselves; the others keep alive what has been learned
+teacher_forcing = (0.6, 0.6)  # the other steps think for themselves, one thought after the other
+rounds = 2  # given thoughts are sets, or hidden states that followed from sets, or from such hidden states
 
-steps = (1500, 2500)
+steps = (800, 1700)
 min_lr_ratio = (1.0, 0.03)
 eval_every = 250
 block_size = 260
