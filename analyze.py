@@ -1,6 +1,8 @@
 """
 What happens inside the silence: force a trained model to stop thinking after K thoughts, and look at what it does.
 
+Pictures are plot.py's business, grading that of graphs.py, single questions that of sample.py.
+
     python analyze.py out/hops/best.pt                 # the test file of its task; writes out/hops/analysis.json
     python analyze.py out/hops/best.pt data/hops/valid.json --count=200
     python plot.py out/hops                            # pictures of it

@@ -1,5 +1,7 @@
 """
 Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
+
+When an answer is right: grading.py. What thoughts hold: analyze.py.
 """
 
 import time

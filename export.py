@@ -1,6 +1,8 @@
 """
 Write a trained model the way Hugging Face keeps a GPT-2: weights, config.json, and the tokenizer.
 
+The way back is weights.py.
+
     python export.py out/gsm8k/best.pt my_model
 
 Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise. To let it think

@@ -1,6 +1,8 @@
 """
 Tokenizers: a tiktoken.Encoding, whatever the task. GPT-2's own, or one made of a task's words or characters.
 
+Other models' own are read in hf_tokenizer.py.
+
 Each ends with the same four special tokens. Text is always encoded with encode_ordinary, so that "<|latent|>" in a
 question remains text; the special tokens come from encode_single_token.
 """

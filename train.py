@@ -1,5 +1,5 @@
 """
-Teach a GPT to think in silence: the whole curriculum of Coconut in one run.
+Teach a GPT to think in silence: the whole curriculum of Coconut in one run. (Its data and files: run.py.)
 
 Stage 0 is ordinary chain of thought. Each later stage replaces one more written step by continuous thoughts, until
 none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (to use), log.txt (to plot).
