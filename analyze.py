@@ -1,6 +1,8 @@
 """
 What happens inside the silence: force a trained model to stop thinking after K thoughts, and look at what it does.
 
+Pictures are plot.py's business, grading that of graphs.py, single questions that of sample.py.
+
     python analyze.py out/hops/best.pt                 # the test file of its task; writes out/hops/analysis.json
     python analyze.py out/hops/best.pt data/hops/valid.json --count=200
     python plot.py out/hops                            # pictures of it
@@ -205,6 +207,29 @@ def sweep(model, problems, graphs, cfg, tok, n):
     return row, torch.stack([thoughts.float().cpu() for _, _, thoughts in solved])
 
 
+def replacements(thoughts, seed):
+    """{what they are: thoughts (n, N, C) in place of these}: what would be found if they did not matter."""
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(thoughts.shape, generator=generator)
+    return {
+        "their own": thoughts,
+        "another question's": thoughts.roll(1, 0),
+        "the mean of all questions'": thoughts.mean(0, keepdim=True).expand_as(thoughts),
+        "noise of the same norm": noise / noise.norm(dim=-1, keepdim=True) * thoughts.norm(dim=-1, keepdim=True),
+        "zeros": torch.zeros_like(thoughts),
+    }
+
+
+def control(model, problems, thoughts, cfg, tok, args):
+    """[{what the model was made to think instead, accuracy}, ...]: what it answers to the same questions."""
+    prompts = [make_prompt(p.question, thoughts.size(1), cfg, tok) for p in problems]
+    rows, right = [], [right_answer(p, cfg, tok) for p in problems]
+    for name, given in replacements(thoughts, args.seed).items():
+        solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given)
+        rows.append({"thoughts": name, "accuracy": mean(find_answer(t, cfg) == r for (t, *_), r in zip(solved, right))})
+    return rows
+
+
 def analyze(model, raw, graphs, cfg, tok, most, args):
     """Everything, as it goes into the file; raw: the problems as dicts, graphs: theirs or None, most: the largest K."""
     problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
@@ -220,11 +245,14 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
         left = [i for i, p in enumerate(paths) if graphs and len(p) > n // c]  # those that have a next step
         if left:
             prompts = [make_prompt(problems[i].question, n, cfg, tok) for i in left]
+            if cfg.thought_targets:  # such a thought says itself what comes next, without <eot>
+                prompts = [prompt._replace(eot=[]) for prompt in prompts]
             values = node_values(model, prompts, [graphs[i] for i in left], cfg, tok)
             result["values"].append({"thoughts": n, **summarise([graphs[i] for i in left], values, n // c)})
         for i, value in zip(left, values if left else ()):
             if i < args.examples:
                 result["examples"][i]["values"].append({"thoughts": n, "value": value})
+    result["controls"] = control(model, problems, thoughts, cfg, tok, args) if thoughts.size(1) else []
     result["thoughts"] = describe_thoughts(model.cpu(), thoughts, tok)
     result["probes"] = probe_all(thoughts, paths, args)
     return result
@@ -281,6 +309,10 @@ def show_values(rows):
     table(f"mean value by {what[rows[0]['place']]}", ["thoughts", "leads to target", *map(str, places)], shown)
 
 
+def show_controls(rows):
+    table("answers with other thoughts", ["thoughts", "accuracy"], [[r["thoughts"], r["accuracy"]] for r in rows])
+
+
 def show_thoughts(rows):
     names = "norm", "norm_std", "entropy", "entropy_std"
     shown = [[r["thought"], *(f"{r[name]:.2f}" for name in names)] for r in rows]
@@ -320,6 +352,7 @@ def main(argv):
     for key, show in (
         ("sweep", show_sweep),
         ("values", show_values),
+        ("controls", show_controls),
         ("thoughts", show_thoughts),
         ("probes", show_probes),
     ):

@@ -55,7 +55,7 @@ def by_length(problems, order, stages, cfg):
     return order[np.lexsort((prefix, suffix, group))]
 
 
-def training_rows(problems, chosen, cfg, tok, rng, given=False):
+def training_rows(problems, chosen, cfg, tok, rng, given=None):
     """The Rows of the chosen [(number of the problem, its stage), ...]; rng for what is drawn anew each time."""
     rows = []
     for i, stage in chosen:
@@ -90,6 +90,9 @@ def size(row):
     return len(row.prefix), row.n, len(row.suffix)
 
 
+NOTHING, ANYTHING = -1, -2  # no further token in a set of targets; a state that may predict whatever it likes
+
+
 class Batch(NamedTuple):
     """Rows as tensors. The first five are what Coconut.think and GPT.forward take; their docstrings say more."""
 
@@ -98,11 +101,11 @@ class Batch(NamedTuple):
     n: torch.Tensor  # (B,) int64, on the CPU: the number of passes depends on it, and a GPU would have to be waited for
     suffix: torch.Tensor  # (B, S) int64
     labels: torch.Tensor  # (B, S) int64
-    shared: torch.Tensor | None  # (G, P') int64: what is read before the prefix, by several rows together
+    shared: torch.Tensor | None  # (G, P') int64: what is read before the prefix, by B / G rows each
     shared_len: torch.Tensor | None  # (G,) int64
-    sharing: torch.Tensor | None  # (B,) int64: which of them a row reads on from
-    targets: torch.Tensor | None  # (B, N+1, W) int64: what the states should predict, sets of tokens, filled up with -1
-    given: bool  # whether the thoughts are the mean of what they should be
+    targets: torch.Tensor | None  # (B, N+1, W) int64: what the states should predict: sets of tokens, filled up with
+    # NOTHING, or ANYTHING
+    given: int | None  # not None: the thoughts are what they should be, fed back so often, all at once
     teacher: "Batch | None"
 
 
@@ -118,22 +121,24 @@ def collate(rows, device="cpu"):
         width = max(map(len, lists))
         return tensor([[*x, *[value] * (width - len(x))] for x in lists])
 
-    shared = {id(row.shared): row.shared for row in rows}
-    number = {key: i for i, key in enumerate(shared)}
-    shares, targets = any(shared.values()), None
+    shared = [row.shared for row in rows]
+    times = sum(x is shared[0] for x in shared)  # so many rows read one after the other what stands there once
+    if any(x is not shared[i - i % times] for i, x in enumerate(shared)):
+        times = 1
+    shared, targets = shared[::times], None
     if rows[0].targets:
-        most, widest = max(row.n for row in rows), max(len(found) for row in rows for found in row.targets)
-        filled = [[[*found, *[-1] * (widest - len(found))] for found in row.targets] for row in rows]
-        targets = tensor([sets + [[-1] * widest] * (most + 1 - len(sets)) for sets in filled])
+        sets = [[[ANYTHING] if found is None else found or [NOTHING] for found in row.targets] for row in rows]
+        most, widest = max(map(len, sets)), max(len(found) for row in sets for found in row)
+        sets = [row + [[ANYTHING]] * (most - len(row)) for row in sets]
+        targets = tensor([[[*found, *[NOTHING] * (widest - len(found))] for found in row] for row in sets])
     return Batch(
         prefix=pad([row.prefix for row in rows], 0),
         prefix_len=tensor([len(row.prefix) for row in rows]),
         n=tensor([row.n for row in rows], device="cpu"),
         suffix=pad([row.suffix for row in rows], 0),
         labels=pad([row.labels for row in rows], -100),
-        shared=pad(list(shared.values()), 0) if shares else None,
-        shared_len=tensor([len(x) for x in shared.values()]) if shares else None,
-        sharing=tensor([number[id(row.shared)] for row in rows]) if shares else None,
+        shared=pad(shared, 0) if any(shared) else None,
+        shared_len=tensor([len(x) for x in shared]) if any(shared) else None,
         targets=targets,
         given=rows[0].given,
         teacher=collate([row.teacher for row in rows], device) if rows[0].teacher else None,

@@ -1,5 +1,5 @@
 """
-How fast is it? Ratios, measured side by side in one run, on problems as long as those of GSM8K.
+How fast is it? Ratios, measured side by side in one run, on problems as long as those of GSM8K. (How good: LOG.md.)
 
     python bench.py                             # 4 layers x 256, batch 32, one thread of the CPU
     python bench.py --preset=124M               # GPT-2's size, batch 8

@@ -11,13 +11,14 @@ import torch
 
 import parallel
 from config import UserError, check, first_line
+from init import induction
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
 from tokenizer import SPECIALS, make_tokenizer
 from weights import some, why_not_weights
 
-SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions", "feedback"  # comes with the weights
+SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions"  # what comes with weights from elsewhere
 MOST_PARAMETERS = 20 * 10**9  # of which each takes 16 bytes in training: to fill a memory in silence is no answer
 FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
 
@@ -42,11 +43,14 @@ def new_model(cfg, tok, vocab_size=None):
             f"{n_parameters:,} parameters (n_layer, n_embd, block_size), expected at most {MOST_PARAMETERS:,}"
         )
     try:
-        return GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+        model = GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
     except RuntimeError as e:  # torch has no error of its own for the memory of a CPU
         if "allocate memory" not in str(e):
             raise
         raise UserError(f"{cfg.n_layer} layers of width {cfg.n_embd} are more than the memory holds") from None
+    if cfg.init == "induction":
+        induction(model)
+    return model
 
 
 def token_ids(tok):
@@ -61,6 +65,8 @@ def pretrained_model(source, cfg, tok):
         old, its_cfg, its_tok, _ = load_checkpoint(source)
         if its_cfg.tokenizer != cfg.tokenizer:
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
+        if its_cfg.feedback != cfg.feedback:
+            print(f"{source} was trained to think with feedback={its_cfg.feedback}, and goes on with {cfg.feedback}")
         longer = max(cfg.block_size, old.config.block_size)
         cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
         model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)

@@ -19,9 +19,14 @@ class Thinking(NamedTuple):
     """What Coconut.think returns. A row with n < N thoughts has its own first; the rest means nothing."""
 
     fed: torch.Tensor  # (B, N, C) the thoughts: what was fed back
-    states: torch.Tensor  # (B, N+1, C) the last hidden states: after the prefix, after thought 1, ..., thought N
+    layers: list  # the hidden states after the prefix, thought 1, ..., thought N, of each layer, (B, N+1, C)
     predicting: torch.Tensor  # (B, S+1, C) those that predict suffix[:, 0], suffix[:, 1], ..., and what follows
     past: object  # for going on: what the model has read (model.Past)
+
+    @property
+    def states(self):
+        """(B, N+1, C): of the last layer, from which the head predicts."""
+        return self.layers[-1]
 
 
 class Coconut:
@@ -42,25 +47,24 @@ class Coconut:
 
         h, past = self.read(self.embed(prefix), real, past)
         h = [layer[row, prefix_len - 1][:, None] for layer in h]  # (B, 1, C) each: at the last token of the prefix
-        fed, states = [], [h[-1]]
+        fed, layers = [], [h]
         for i in range(N - 1 if given is None else 0):
             fed.append(self.feedback(h, self))  # (B, 1, C): the hidden state *is* the next input
             h, past = self.read(fed[-1], (i < n)[:, None], past)
             if m is not None and torch.is_grad_enabled():
                 h, past = cut_gradient(i < n_cpu - m, h, past)
-            states.append(h[-1])
+            layers.append(h)
         # the last thought is read together with the suffix, so that N thoughts cost N + 1 passes
         fed.append(self.feedback(h, self)[:, : min(N, 1)] if given is None else given)
         M, x, real = fed[-1].size(1), torch.cat((fed[-1], self.embed(suffix)), 1), suffix_real
         if M:
             real = torch.cat((torch.arange(N - M, N, device=device) < n[:, None], suffix_real), 1)
-        last = x  # (B, 0, C) if there is nothing to read
+        h = [x] * len(h)  # (B, 0, C), if there is nothing to read
         if x.size(1):
             h, past = self.read(x, real, past)
-            last = h[-1]
-        states = torch.cat((*states, last[:, :M]), 1)  # (B, N+1, C)
-        predicting = torch.cat((states[row, n][:, None], last[:, M:]), 1)  # a row's own last thought, then the suffix
-        return Thinking(torch.cat(fed, 1), states, predicting, past)
+        layers = [torch.cat(several, 1) for several in zip(*layers, [layer[:, :M] for layer in h])]  # (B, N+1, C)
+        predicting = torch.cat((layers[-1][row, n][:, None], h[-1][:, M:]), 1)  # its own last thought, then the suffix
+        return Thinking(torch.cat(fed, 1), layers, predicting, past)
 
     def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):
         """Three segments in, loss out (paper section 3).
@@ -82,17 +86,17 @@ class Coconut:
 
     @torch.no_grad()
     def generate(self, prefix, prefix_len, n_thoughts, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None,
-                 eos=None, return_thoughts=False):  # fmt: skip
+                 eos=None, return_thoughts=False, given=None):  # fmt: skip
         """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
 
         temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
         drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
         when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
         places after a row's end; with return_thoughts also the thoughts that were fed back, (B, N, C), of which the
-        first n_b are row b's.
+        first n_b are row b's. given (B, N, C): these are the thoughts, instead of the model's own.
         """
         suffix = prefix[:, :0] if suffix is None else suffix
-        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix)
+        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix, given=given)
         h, B, nothing = h[:, -1], prefix.size(0), 0 if eos is None else eos  # h (B, C)
         tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
         writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are

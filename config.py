@@ -1,6 +1,8 @@
 """
 Settings: a dataclass of fields for each script, filled from its defaults, then a config file, then the command line.
 
+Which settings there are is said by each script, and for training by settings.py.
+
 A config file is plain assignments (`lr = 1e-4`) that are read, never executed. On the command line the same is
 `--lr=1e-4` or `--lr 1e-4`; `--peek` alone means `--peek=true`; one value per stage is `--lr=2e-3,5e-4`.
 """

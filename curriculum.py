@@ -16,7 +16,7 @@ import math
 from typing import NamedTuple
 
 from graphs import walks
-from tokenizer import BOT, EOT, NONE, PAUSE
+from tokenizer import BOT, EOT, PAUSE
 
 
 class Method(NamedTuple):
@@ -64,9 +64,9 @@ class Row(NamedTuple):
     suffix: list[int]
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
     shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
-    targets: list = []  # n + 1 sets of tokens, which the states after the prefix and each thought should predict
+    targets: list = []  # n + 1 sets of tokens: what the states after the prefix and each thought should predict
     steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
-    given: bool = False  # whether the thoughts are given: the mean of what they should be (teacher forcing)
+    given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
     teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
 
 
@@ -130,16 +130,15 @@ def split(problem, stage, cfg, tok, rng=None):
 
 
 def make_targets(problem, n, cfg, tok):
-    """For the states after the prefix and each of n thoughts: the tokens that it should predict, none if it is free.
+    """For the states after the prefix and each of n thoughts: the set of tokens that it should predict, None: any.
 
     thought_targets = "steps": the first token of the step that the thoughts after it stand for. "walks": in a graph,
-    the nodes where a walk of 1, ..., n steps from the root can end; NONE if no walk is that long.
+    the nodes where a walk of 1, ..., n steps from the root can end, [] if no walk is that long.
     """
     if cfg.thought_targets == "walks":
-        none = [tok.encode_single_token(NONE)]
-        return [nodes or none for nodes in walks(problem.question, n, cfg, tok)] + [[]]
+        return [*walks(problem.question, n, cfg, tok), None]
     steps = {k * cfg.c_thought: step[:1] for k, step in enumerate(problem.steps)}
-    return [steps.get(i, []) for i in range(n + 1)]
+    return [steps.get(i) for i in range(n + 1)]
 
 
 def make_row(problem, stage, cfg, tok, rng=None):

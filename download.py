@@ -1,6 +1,8 @@
 """
 Fetch a file over HTTP: resumed where it broke off, verified, and never half a file under its final name.
 
+What is fetched, and where it is kept, is for others to say (weights.py, prepare_*.py).
+
     path = download("https://.../model.safetensors", sha256="248d...", size=548105171)
 
 Files go to ~/.cache/nanococonut, or to the folder in the environment variable NANOCOCONUT_CACHE. Until it is complete

@@ -1,5 +1,7 @@
 """
 Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
+
+When an answer is right: grading.py. What thoughts hold: analyze.py.
 """
 
 import time
@@ -12,7 +14,7 @@ import batches
 import parallel
 from curriculum import METHODS, Row, count, make_row, split
 from grading import read_answer, same_number
-from tokenizer import EOS, NONE
+from tokenizer import EOS
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
 
@@ -34,8 +36,8 @@ def length_batches(prompts, batch_size):
     return done
 
 
-def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, **sampling):
-    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each.
+def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sampling):
+    """Answer Prompts in batches: (text, tokens written, thoughts (n, C)) of each; given: thoughts to think instead.
 
     progress: how many questions there are, these and other processes' shares, if it should be said how far it is.
     """
@@ -44,10 +46,11 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, **sampling):
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
         batch = batches.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
+        thoughts = torch.stack([given[i] for i in chosen]).to(device) if given is not None else None
         with precision(cfg, device):
             tokens, thoughts = model.generate(
                 batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
-                **sampling,
+                given=thoughts, **sampling,
             )  # fmt: skip
         for i, row, states, n_row in zip(chosen, tokens.tolist(), thoughts, batch.n.tolist()):
             text = row[: row.index(eos)] if eos in row else row
@@ -123,17 +126,16 @@ def written_loss(model, problems, stage, cfg, tok):
 def thought_hits(model, problems, stage, cfg, tok):
     """For the states after the question and each thought: how often, of all problems, their likeliest token is right.
 
-    Only where they have a target, and a walk of that length is possible.
+    Only where there is something to predict.
     """
-    device, none, hits = next(model.parameters()).device, tok.encode_single_token(NONE), []
+    device, hits = next(model.parameters()).device, []
     share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
     for start in range(0, len(share), cfg.eval_batch_size):
         batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
         with precision(cfg, device):
             states = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states
             top = model.head(states).argmax(-1, keepdim=True)  # (B, N+1, 1)
-        asked = (batch.targets[..., 0] >= 0) & (batch.targets[..., 0] != none)
-        hits += zip((batch.targets == top).any(-1).tolist(), asked.tolist())
+        hits += zip((batch.targets == top).any(-1).tolist(), (batch.targets[..., 0] >= 0).tolist())
     hits = parallel.gather(hits)
     n_states = max(len(asked) for _, asked in hits)
     found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]

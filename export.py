@@ -1,6 +1,8 @@
 """
 Write a trained model the way Hugging Face keeps a GPT-2: weights, config.json, and the tokenizer.
 
+The way back is weights.py.
+
     python export.py out/gsm8k/best.pt my_model
 
 Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise. To let it think
@@ -15,24 +17,9 @@ import tiktoken
 
 from checkpoint import find_checkpoint, load_checkpoint
 from config import UserError, cli
+from hf_tokenizer import byte_letters, split_pair, write_tokenizer_json
 from tokenizer import EOS, SPECIALS
 from weights import is_projection, write_safetensors
-
-
-def byte_letters():
-    """The printable character that stands for each byte in vocab.json: itself, or one of those from 256 on."""
-    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    others = [b for b in range(256) if b not in printable]
-    return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
-
-
-def split_pair(token, ranks):
-    """The two shorter tokens that byte-pair encoding merges last to get this one."""
-    parts = [bytes([b]) for b in token]
-    while len(parts) > 2:
-        best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], len(ranks)))
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts
 
 
 def write_tokenizer(folder, context):
@@ -65,6 +52,30 @@ def write_tokenizer(folder, context):
         write_json(os.path.join(folder, name), content)
     with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as f:
         f.write("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+
+def export_llama(model, tok, folder):
+    """A LlamaBase and its tokenizer to a folder that LlamaBase.from_pretrained, load_tokenizer and transformers read.
+
+    float32. UserError for a model with both Qwen2.5's biases and Qwen3's norms: no class of transformers has both.
+    """
+    c, eos = model.config, tok.encode_single_token(EOS)
+    if c.qkv_bias and c.qk_norm:
+        raise UserError("qkv_bias together with qk_norm: Hugging Face has no such model")
+    name = "Qwen2" if c.qkv_bias else "Qwen3" if c.qk_norm else "Llama"
+    os.makedirs(folder, exist_ok=True)
+    tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in model.state_dict().items()}
+    write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
+    config = {"architectures": [f"{name}ForCausalLM"], "model_type": name.lower(), "dtype": "float32"}
+    config |= {
+        "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head,
+        "head_dim": c.head_dim, "hidden_size": c.n_embd, "intermediate_size": c.n_inner, "vocab_size": c.vocab_size,
+        "max_position_embeddings": c.block_size, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
+        "hidden_act": "silu", "attention_bias": False, "attention_dropout": c.dropout, "tie_word_embeddings": c.tie,
+        "bos_token_id": eos, "eos_token_id": eos,
+    }  # fmt: skip
+    write_json(os.path.join(folder, "config.json"), config)
+    write_tokenizer_json(tok, folder)
 
 
 def write_json(path, content):

@@ -31,7 +31,7 @@ class Gathered(torch.autograd.Function):
         ctx.aside.clear()
         if pairs:
             x, dy = (torch.cat(several, -2) for several in zip(*pairs))
-            grad = torch.addmm(grad, dy.mT, x) if grad.dim() == 2 else grad + dy.mT @ x
+            grad = grad + dy.mT @ x
         return grad, None
 
 
@@ -48,11 +48,8 @@ class PutAside(torch.autograd.Function):
     def backward(ctx, dy):
         if torch.is_grad_enabled():  # autograd would leave out what has no history here, and say nothing
             raise RuntimeError("create_graph=True: second derivatives need a model without fast.speed_up")
-        x, w = ctx.saved_tensors
-        task = torch._C._current_graph_task_id()
-        if ctx.aside and ctx.aside[0][0] != task:
-            ctx.aside.clear()  # of a pass that did not ask for W's gradient
-        ctx.aside.append((task, x.detach(), dy))  # x with its history would lead back to here, and never be freed
+        x, w = ctx.saved_tensors  # x with its history would lead back to here, and never be freed
+        ctx.aside.append((torch._C._current_graph_task_id(), x.detach(), dy))
         return dy @ w, None, None
 
 
@@ -72,15 +69,22 @@ class Linear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
+def product(x, w, aside):
+    """x (B, nh, T, d) times the transpose of W (G, nh, K, d), each row of which serves B / G of x's."""
+    (B, nh, T, d), G = x.shape, len(w)
+    y = PutAside.apply(x.view(G, -1, nh, T, d).transpose(1, 2).reshape(G, nh, -1, d), w, aside)
+    return y.view(G, nh, B // G, T, -1).transpose(1, 2).reshape(B, nh, T, -1)
+
+
 class Attention(CausalSelfAttention):
     def attend(self, q, past, mask):
-        if STEP is None or q.size(2) > 1 or len(past) == 1:
+        if STEP is None or len(past) == 1:
             return super().attend(q, past, mask)
-        (k, v), P = past[0], past[0][0].size(2)  # the prefix's; of the others, which are few, copies are made
-        since_k, since_v = (torch.cat(passes, 2) for passes in zip(*past[1:]))
-        scores = torch.cat((PutAside.apply(q, *gathered(k)), q @ since_k.mT), -1) / math.sqrt(q.size(-1))
-        p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), self.dropout, self.training)  # (B, nh, 1, K)
-        return PutAside.apply(p[..., :P], *gathered(v, transpose=True)) + p[..., P:] @ since_v
+        (k, v), *since = past  # what was read first is not copied
+        since_k, since_v = (torch.cat(passes, 2) for passes in zip(*since))
+        scores = torch.cat((product(q, *gathered(k)), q @ since_k.mT), -1) / math.sqrt(q.size(-1))
+        p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), self.dropout, self.training)  # (B, nh, T, K)
+        return product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
 
 
 class Thinking:

@@ -1,46 +1,140 @@
 """
-What is fed back: from the hidden states after one position to the input of the next, which is a thought.
+What is fed back: from the hidden states at one position to the input at the next, which is a thought.
 
-`--feedback=NAME` chooses; a function of FEEDBACKS is a new one. It gets
-    states  the hidden states at the last position, a list of (B, 1, C): the input embedding, after each block, and in
-            the last place after the final LayerNorm: n_layer + 1 of them
+`--feedback=NAME` chooses, `--feedback=layer:-2+suppressed:0.5` adds two. A new one is a function and its name in
+FEEDBACKS, or a module if it has weights of its own: they are saved with the model. Each gets
+    states  the hidden states at the last position, h_0 to h_L, (B, 1, C) each: the input, after each block, and in the
+            last place after the final LayerNorm
     model   for what needs its head or its embeddings
 and returns the next input, (B, 1, C). How often that is done is the business of Coconut.think in coconut.py.
 """
 
+import inspect
+import math
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
 
 def last(states, model):
-    """h_L after the final LayerNorm: the paper's (section 3)."""
+    """h_L: the paper's (section 3)."""
     return states[-1]
 
 
-def layer(states, model, index):
-    """h_index of another layer; counted from the end, -1 would be `last`."""
+def layer(states, model, index=-2.0):
+    """h_index, another layer's; counted from the end, -1 would be `last`."""
     return states[int(index)]
 
 
-def soft(states, model, sharpness=1.0):
-    """sum_w p(w)^s E(w) / sum_w p(w)^s: the mean of the embeddings of what the model would say (CoT2, 2505.23648)."""
-    p = (model.head(states[-1]) * float(sharpness)).softmax(-1)  # (B, 1, V)
-    return model.mix(p)
+def suppressed(states, model, start=0.5):
+    """sum over l >= floor(start (L + 1)) of h_{l+1} [h_{l+1} - h_l < -0.1]: what later layers take away.
+
+    After wassname/coconut. The mask carries no gradient. In a shallow model it may be empty: 2 layers, start 0.75.
+    """
+    first = math.floor(start * len(states))
+    pairs = list(zip(states, states[1:]))[first:]
+    return sum((h * (h - before < -0.1) for before, h in pairs), torch.zeros_like(states[-1]))
 
 
-FEEDBACKS = {"last": last, "layer": layer, "soft": soft}
+def zero(states, model):
+    """Nothing: a control. A thought is then a position to compute at, and no more."""
+    return torch.zeros_like(states[-1])
 
 
-class Feedback:
-    """One of FEEDBACKS, with the numbers that stand in its name."""
+def embedding(states, model):
+    """h_0, the input itself, once more."""
+    return states[0]
 
-    def __init__(self, function, numbers):
-        self.function, self.numbers = function, numbers
 
-    def __call__(self, states, model):
+def likely(logits, top_p):
+    """softmax of logits (..., V) without the unlikeliest tokens, of less than 1 - top_p together; renormalised."""
+    p, order = logits.softmax(-1).sort(-1, descending=True)
+    p = p.masked_fill(p.cumsum(-1) - p >= top_p, 0)  # the first token is always kept
+    return torch.zeros_like(p).scatter(-1, order, p / p.sum(-1, keepdim=True))
+
+
+def soft(states, model, temperature=1.0, top_p=1.0):
+    """sum_w p(w) E(w): what the model would say, as a mean (CoT2, 2505.23648; Soft Thinking, 2505.15778)."""
+    return model.mix(likely(model.head(states[-1]) / temperature, top_p))
+
+
+def fusion(states, model, share=0.6):
+    """share h_L + (1 - share) sum_w p(w) E(w), p cut at top-p 0.9 (LT-Tuning, 2602.10229)."""
+    return share * states[-1] + (1 - share) * soft(states, model, top_p=0.9)
+
+
+def membership(logits):
+    """The logit of "is a member" for each token. At first no logit is near 4, and so every set is all but empty."""
+    return logits - 4
+
+
+def members(states, model, sharpness=1.0):
+    """sum_w m_w E(w), m = sigmoid(sharpness z): a token is a member or not; small errors are not passed on (losses.py).
+
+    The sum and not the mean: in a mean of many, each would be drowned by the position that is added to it.
+    """
+    return model.mix((sharpness * membership(model.head(states[-1]))).sigmoid())
+
+
+class Projection(nn.Module):
+    """LayerNorm(W_2 GELU(W_1 dropout(h_L))): CODI's (2502.21074)."""
+
+    def __init__(self, n_embd, dropout=0.0):
+        super().__init__()
+        layers = nn.Linear(n_embd, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd), nn.LayerNorm(n_embd)
+        self.layers = nn.Sequential(nn.Dropout(dropout), *layers)
+
+    def forward(self, states, model):
+        return self.layers(states[-1])
+
+
+class Gate(nn.Module):
+    """a e + sqrt(1 - a^2) i h: the likeliest token's embedding e, and more and more of the mean h (HRPO, 2505.18454).
+
+    h = sum p E / sqrt(sum p^2), r and i = sigmoid(W e + b), a = exp(-8 softplus(-L) r), which begins near 1.
+    """
+
+    def __init__(self, n_embd):
+        super().__init__()
+        self.r, self.i = nn.Linear(n_embd, n_embd), nn.Linear(n_embd, n_embd)
+        self.L = nn.Parameter(torch.full((n_embd,), 7.4))  # a = 0.995 where r = 1
+
+    def forward(self, states, model):
+        p = model.head(states[-1]).softmax(-1)
+        e, h = model.embed(p.argmax(-1)), model.mix(p / p.square().sum(-1, keepdim=True).sqrt())
+        a = (-8 * F.softplus(-self.L) * self.r(e).sigmoid()).exp()
+        return a * e + (1 - a.square()).sqrt() * self.i(e).sigmoid() * h
+
+
+FEEDBACKS = {f.__name__: f for f in (last, layer, suppressed, zero, embedding, soft, fusion, members)}
+MODULES = {"projection": Projection, "gate": Gate}
+
+
+class Feedback(nn.Module):
+    """A function of FEEDBACKS with the numbers that stand in its name, or a sum of others."""
+
+    def __init__(self, function, *numbers, parts=()):
+        super().__init__()
+        self.function, self.numbers, self.parts = function, numbers, nn.ModuleList(parts)
+
+    def forward(self, states, model):
+        if self.parts:
+            return sum(part(states, model) for part in self.parts)
         return self.function(states, model, *self.numbers)
 
 
 def make_feedback(name, n_embd):
-    """The feedback of a name such as "last" or "layer:-2"; ValueError if there is none."""
+    """The module of a name such as "last", "layer:-2" or "last+soft:0.5"; ValueError if there is none."""
+    if "+" in name:
+        return Feedback(None, parts=[make_feedback(part, n_embd) for part in name.split("+")])
     kind, *numbers = name.split(":")
-    if kind not in FEEDBACKS:
-        raise ValueError(f"feedback = {name!r}, expected one of {', '.join(FEEDBACKS)}")
-    return Feedback(FEEDBACKS[kind], [float(number) for number in numbers])
+    if kind not in FEEDBACKS.keys() | MODULES.keys():
+        raise ValueError(f"feedback = {name!r}, expected some of {', '.join((*FEEDBACKS, *MODULES))}")
+    function = FEEDBACKS.get(kind) or MODULES[kind]
+    try:
+        numbers = [float(number) for number in numbers]
+        inspect.signature(function).bind(*[None] * (2 if kind in FEEDBACKS else 1), *numbers)
+    except (ValueError, TypeError):
+        raise ValueError(f"feedback = {name!r}: these numbers do not belong to {kind}") from None
+    return Feedback(function, *numbers) if kind in FEEDBACKS else function(n_embd, *numbers)

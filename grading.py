@@ -1,6 +1,8 @@
 """
 When is an answer right? The same text; or, told apart from it, the same number written otherwise.
 
+Paths in graphs are graded in graphs.py.
+
     same_number("$1,234.50", "2469/2")  ->  "number"
     read_answer("1+1=2\\n### 2", "###") ->  "2"
 """

@@ -204,9 +204,10 @@ def write_edges(edges, separator):
 
 
 def more_questions(problem, n, cfg, tok, rng):
-    """n other questions about the same graph, from any node that has children to one below it, or to one that is not.
+    """n other questions about the same graph: which of two nodes is below the root, and which is not?
 
-    UserError if the question does not name two candidates and a root.
+    Roots with much below them come more often: there is more to look up. UserError if the question does not name two
+    candidates and a root.
     """
     edges, _, asked = read_graph(problem.question, cfg, tok)
     places = np.flatnonzero(is_name(cfg.names, tok)[asked])
@@ -214,9 +215,10 @@ def more_questions(problem, n, cfg, tok, rng):
     if len(places) != 3 or len(target) != 1:
         raise UserError(f"questions > 1: expected two candidates, and a root, in {tok.decode(asked.tolist())!r:.60}")
     neighbours, nodes, made = children(edges.tolist()), np.unique(edges).tolist(), []
-    for _ in range(n):
-        root = int(rng.choice(list(neighbours)))
-        distance, _ = search(neighbours, [root])
+    distances = {node: search(neighbours, [node])[0] for node in neighbours}
+    chance = np.array([len(distance) - 1 for distance in distances.values()])
+    for root in rng.choice(list(neighbours), size=n, p=chance / chance.sum()).tolist():
+        distance = distances[root]
         levels = [level for level in walk(neighbours, root, len(nodes)) if level]
         below, beside = [v for v in distance if v != root], [v for v in nodes if v not in distance]
         end = int(rng.choice(levels[-1] if rng.random() < 0.8 else below))  # far away: near ones need no search
@@ -225,9 +227,8 @@ def more_questions(problem, n, cfg, tok, rng):
         asked[places] = [*rng.permutation([end, other]), root]
         path = [end]
         while path[0] != root:
-            path.insert(
-                0, next(a for a in distance if distance[a] == distance[path[0]] - 1 and path[0] in neighbours[a])
-            )
+            before = (a for a in neighbours if a in distance and path[0] in neighbours[a])
+            path.insert(0, min(before, key=distance.get))
         answer = [*problem.answer[: target[0]], end, *problem.answer[target[0] + 1 :]]
         question = problem.question[: len(problem.question) - len(asked)] + asked.tolist()
         made.append(problem._replace(question=question, steps=[[v] for v in path[1:]], answer=answer))

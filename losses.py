@@ -14,7 +14,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from batches import ANYTHING
 from coconut import counts
+from feedback import membership
 
 
 class Loss(NamedTuple):
@@ -29,26 +31,42 @@ def ce(model, thinking, batch):
     return F.cross_entropy(logits, batch.labels[scored], reduction="sum")
 
 
-def members(targets, n_tokens):
-    """Sets of tokens (B, N+1, W), filled up with -1, as 0 or 1 for each token (B, N+1, V)."""
-    found = torch.zeros(*targets.shape[:2], n_tokens + 1, device=targets.device)
-    return found.scatter_(2, targets.where(targets >= 0, n_tokens), 1.0)[..., :n_tokens]
+def member_of(targets, like):
+    """Sets of tokens as in Batch.targets (..., W), as 0 or 1 for each token (..., V); like: a tensor (..., V)."""
+    n_tokens = like.size(-1)
+    found = torch.zeros(*targets.shape[:-1], n_tokens + 1, dtype=like.dtype, device=targets.device)
+    return found.scatter_(-1, targets.where(targets >= 0, n_tokens), 1.0)[..., :n_tokens]
 
 
 def thoughts(model, thinking, batch):
     """Cross-entropy, in nats, between what a state predicts and the uniform distribution over what it should.
 
-    CoT2's continuous supervision (Gozeten et al. 2025, 2505.23648). Of a single token it is the usual loss.
+    CoT2's continuous supervision (Gozeten et al. 2025, 2505.23648). Of a single token it is the usual loss; an empty
+    set has none.
     """
-    states = thinking.states[batch.targets[..., 0] >= 0]  # (M, C) those that have a target
-    log_p = model.head(states).float().log_softmax(-1)
-    target = members(batch.targets, log_p.size(-1))[batch.targets[..., 0] >= 0]
+    asked = batch.targets[..., 0] >= 0
+    log_p = model.head(thinking.states[asked]).log_softmax(-1)  # (M, V)
+    target = member_of(batch.targets[asked], log_p)
     return -(target / target.sum(-1, keepdim=True) * log_p).sum()
+
+
+def members(model, thinking, batch):
+    """Whether a token is in the set or not: binary cross-entropy, summed over the vocabulary.
+
+    Each member counts by itself, the least likely one most; and a membership, unlike a share of 1, says the same of a
+    node whether there are two of them or ten.
+    """
+    asked = batch.targets[..., 0] != ANYTHING
+    logits = model.head(thinking.states[asked])  # (M, V)
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums in bfloat16 would not be exact enough
+    logits, target = membership(logits), member_of(batch.targets[asked], logits)
+    return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
 
 LOSSES = {
     "ce": Loss(lambda batch: (batch.labels != -100).sum(), ce),
     "thoughts": Loss(lambda batch: (batch.targets[..., 0] >= 0).sum(), thoughts),
+    "members": Loss(lambda batch: (batch.targets[..., 0] != ANYTHING).sum(), members),
 }
 
 
@@ -79,13 +97,15 @@ class Objective(nn.Module):
         model, given, past = self.model, None, None
         if batch.shared is not None:
             real = torch.arange(batch.shared.size(1), device=batch.shared.device) < batch.shared_len[:, None]
-            past = model.read(model.embed(batch.shared), real)[1].select(batch.sharing)
-        if batch.given:
-            sets = members(batch.targets, model.config.vocab_size)[:, :-1]
-            given = model.mix(sets / sets.sum(-1, keepdim=True).clamp(min=1))
-        thinking = model.think(
-            batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels), given=given, past=past
-        )
+            past = model.read(model.embed(batch.shared), real)[1].repeat(len(batch.n) // len(real))
+        if batch.given is not None:
+            weights = next(model.parameters()).new_empty(model.config.vocab_size)
+            given = model.mix(member_of(batch.targets[:, :-1], weights))  # as feedback=members would do it
+        segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels)
+        thinking = model.think(*segments, given=given, past=past)
+        for _ in range(batch.given or 0):  # each time one more thought is the model's own: after n times, all of them
+            given = model.feedback([layer[:, :-1] for layer in thinking.layers], model)
+            thinking = model.think(*segments, given=given, past=past)
         return {name: (LOSSES[name].total(self.model, thinking, batch), n) for name, n in self.counts(batch).items()}
 
     def own_state(self):

@@ -50,9 +50,12 @@ class Past(NamedTuple):
 
     def select(self, rows):
         """The past of these rows, (M,) int64: some left out, or repeated."""
-        return Past(self.real[rows], self.layers).map_layers(
-            lambda passes: tuple((k[rows], v[rows]) for k, v in passes)
-        )
+        fork = self.map_layers(lambda passes: tuple((k[rows], v[rows]) for k, v in passes))
+        return fork._replace(real=self.real[rows])
+
+    def repeat(self, times):
+        """Each row so many times. Their keys and values stand there once, (B / times, nh, T, hs): see attend."""
+        return self._replace(real=self.real.repeat_interleave(times, 0))
 
 
 class CausalSelfAttention(nn.Module):
@@ -72,6 +75,7 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, q, past, mask):
         """softmax(q k^T / sqrt(hs)) v over the keys of all passes; mask (B, 1, T, K) bool, None: plainly causal."""
+        past = [[x.repeat_interleave(len(q) // len(x), 0) if len(x) < len(q) else x for x in kv] for kv in past]
         k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, nh, K, hs)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)

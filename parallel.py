@@ -67,7 +67,8 @@ def wrap(objective, shard):
     if WORLD == 1:
         return objective
     if not shard:
-        return DistributedDataParallel(objective)
+        more = any(True for _ in objective.model.feedback.parameters())  # given thoughts do not ask for them
+        return DistributedDataParallel(objective, find_unused_parameters=more)
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
 
     model = objective.model

@@ -1,6 +1,8 @@
 """
 Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysis.json (analyze.py). Needs matplotlib.
 
+Nothing is computed here.
+
     python plot.py out/hops
     python plot.py out/hops --baselines=out/hops_cot,out/hops_no_cot --example=3
 

@@ -15,9 +15,9 @@ somebody else, and the steps are a shortest path from root to target. Nodes are 
     python prepare_prosqa.py --generate=17886 --hops=2,3 --nodes=8,11      # easier; or harder, as you like
     python prepare_prosqa.py --generate=17886 --chains    # two chains side by side, nothing to choose: the first rung
 
---symbols writes whatever it is for models that start from scratch: a node is one token, an edge two, a step one.
+--symbols writes whatever it is for models that start from scratch: a node is one token, an edge two and a separator.
 
-    {"question": "3 7 7 2 12 3 ... to 5 or 8 from 0", "steps": ["7", "2", "5"], "answer": "5", ...}
+    {"question": "3 7 | 7 2 | 12 3 | ... to 5 or 8 from 0", "steps": ["7", "2", "5"], "answer": "5", ...}
 """
 
 import heapq
@@ -195,7 +195,7 @@ def in_symbols(rng, problem, pool):
     edges, root, target = problem["edges"], problem["root"], problem["target"]
     symbols = [str(name) for name in rng.sample(range(pool), len(problem["idx_to_symbol"]))]
     first, second = rng.sample([symbols[target], symbols[problem["neg_target"]]], 2)
-    listed = " ".join(f"{symbols[a]} {symbols[b]}" for a, b in rng.sample(edges, len(edges)))
+    listed = " ".join(f"{symbols[a]} {symbols[b]} |" for a, b in rng.sample(edges, len(edges)))
     return {
         **problem,
         "question": f"{listed} to {first} or {second} from {symbols[root]}",

@@ -62,7 +62,7 @@ class Run:
     # each stage, for stages to come.
     FREE = """resume overwrite out_dir data_dir device log_every eval_every eval_batch_size micro_batch_size
            micro_batch_tokens save_every save_minutes gradient_checkpointing compile""".split()
-    OF_STAGES = "lr", "uniform_prob", "teacher_forcing"
+    OF_STAGES = "lr", "uniform_prob"
     LENGTHS = "steps", "epochs"
 
     def __init__(self, cfg):
@@ -157,15 +157,16 @@ class Run:
     def make_plan(self):
         """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one.
 
-        With several data folders it stays in its one stage for each of them.
+        With several data folders, or shares of teacher forcing, it is in its one stage several times.
         """
         cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
         self.longest = max(int(problems.n_steps.max()) for problems in trained)
         self.plan, n_stages = curriculum.stages(cfg, self.longest)
         if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
             print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
-        if len(self.plan) == 1 and len(trained) > 1:
-            self.plan, n_stages = self.plan * len(trained), len(trained)
+        phases = max(len(trained), len(cfg.teacher_forcing))
+        if len(self.plan) == 1 and phases > 1:
+            self.plan, n_stages = self.plan * phases, phases
         self.n_stages = n_stages
         self.lengths = self.stage_lengths(cfg)
 

@@ -1,6 +1,8 @@
 """
 Ask a trained model, and look into its thoughts: norm, cosine to the one before, and the tokens they are closest to.
 
+A whole file of questions, measured: train.py --eval_only and analyze.py.
+
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py out/hops                              # another run; or one of its checkpoints
     python sample.py --latent=0                            # the same model, not allowed to think

@@ -40,6 +40,12 @@ class TrainConfig:
     teacher_forcing: tuple[float, ...] = option(
         (0.0,), "share of steps whose thoughts are not the model's, but what they should be", least=0, most=1
     )
+    rounds: tuple[int, ...] = option(
+        (0,),
+        "given thoughts are fed back up to so many times, all at once: closer and closer to the model's own",
+        least=0,
+        most=1000,
+    )
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
     questions: int = option(
@@ -54,6 +60,7 @@ class TrainConfig:
     n_head: int = option(4, "attention heads", least=1, most=1000)
     n_embd: int = option(128, "width", least=1, most=100_000)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1, most=10**6)
+    init: str = option("gpt2", "how random weights are drawn (init.py)", ("gpt2", "induction"))
     dropout: float = option(0.0, "dropout", least=0, most=1)
     fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
     # optimisation
@@ -68,7 +75,7 @@ class TrainConfig:
     sort_window: int = option(1, "batches whose examples are sorted by length, against padding; 1: no sorting", least=1)
     lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0)
     warmup_steps: int = option(0, "steps of linear warm-up in each stage", least=0)
-    min_lr_ratio: float = option(1.0, "cosine decay to this fraction of lr at the stage's end; 1: none", least=0)
+    min_lr_ratio: tuple[float, ...] = option((1.0,), "cosine decay to this fraction of lr in a stage; 1: none", least=0)
     weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0)
     beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
     grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)

@@ -46,7 +46,12 @@ def tiny(request):
 
 
 def naive_gpt(model, x, fixed=slice(0)):
-    """Hidden states after ln_f (T, C) of the input embeddings x (T, C), written out after the GPT-2 paper's code.
+    """Hidden states after ln_f (T, C) of the input embeddings x (T, C)."""
+    return naive_states(model, x, fixed)[-1]
+
+
+def naive_states(model, x, fixed=slice(0)):
+    """[the input, after each block, ...], and the last one after ln_f, (T, C) each, after the GPT-2 paper's code.
 
     No gradient goes into the keys and values of the `fixed` positions.
     """
@@ -58,6 +63,7 @@ def naive_gpt(model, x, fixed=slice(0)):
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * ln.weight + ln.bias
 
     x = x + model.wpe.weight[:T]
+    states = [x]
     for block in model.h:
         q, k, v = (norm(x, block.ln_1) @ block.attn.c_attn.weight.T + block.attn.c_attn.bias).split(C, -1)
         free = torch.ones(T, 1, dtype=torch.bool)
@@ -72,7 +78,8 @@ def naive_gpt(model, x, fixed=slice(0)):
         u = norm(x, block.ln_2) @ block.mlp.c_fc.weight.T + block.mlp.c_fc.bias
         u = 0.5 * u * (1 + torch.tanh(math.sqrt(2 / math.pi) * (u + 0.044715 * u**3)))
         x = x + u @ block.mlp.c_proj.weight.T + block.mlp.c_proj.bias
-    return norm(x, model.ln_f)
+        states.append(x)
+    return [*states[:-1], norm(x, model.ln_f)]
 
 
 def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
@@ -450,3 +457,146 @@ def test_the_loss_is_a_sum_and_a_count(tiny):
     total, count = Objective(model)(collate(rows))["ce"]
     assert count == sum(label != -100 for row in rows for label in row.labels)
     assert_close(total / count, naive_loss(model, rows), 1e-10)
+
+
+FIRST, SECOND = [8, 9, 10, 11], [12, 13]
+GRAPH_ROWS = [  # two questions about each of two graphs; thoughts for which some sets are empty, or anything will do
+    Row([1, 2], 2, [3, 4], [-100, 4], targets=[[5, 6], [7], None], shared=FIRST),
+    Row([2], 2, [3, 5], [-100, 5], targets=[[5], [], [6, 7, 8]], shared=FIRST),
+    Row([1, 3, 2], 1, [4], [4], targets=[[9], None], shared=SECOND),
+    Row([1, 3], 0, [4], [4], targets=[None], shared=SECOND),
+]
+
+
+def naive_targets(model, rows, given):
+    """Sums over all states of: cross-entropy to the uniform distribution over the set; of memberships."""
+    soft, yes_or_no = 0, 0
+    for row in rows:
+        prefix = row.shared + row.prefix
+        x = model.wte.weight[prefix]
+        for i in range(row.n + 1):
+            h = naive_gpt(model, x)[-1]
+            target = torch.zeros(VOCAB, dtype=h.dtype)
+            if row.targets[i] is not None:
+                target[row.targets[i]] = 1
+                p = (h @ model.wte.weight.T - 4).sigmoid()
+                yes_or_no -= (target * p.log() + (1 - target) * (1 - p).log()).sum()
+            if row.targets[i]:
+                soft -= (h @ model.wte.weight.T).log_softmax(-1)[row.targets[i]].mean()
+            if i < row.n:
+                x = torch.cat((x, (target @ model.wte.weight if given else model.feedback([h], model))[None]))
+    return {"thoughts": soft, "members": yes_or_no}
+
+
+@pytest.mark.parametrize("feedback, given", [("last", False), ("soft", False), ("members", False), ("last", True)])
+def test_supervised_thoughts_equal_the_naive_recomputation(feedback, given, tiny):
+    """Catches a target at the wrong state, an empty set that counts as none, a graph that is read for another row."""
+    model = tiny(feedback=feedback)
+    losses = Objective(model, ("ce", "thoughts", "members"))(
+        collate([r._replace(given=0 if given else None) for r in GRAPH_ROWS])
+    )
+    expected = naive_targets(model, GRAPH_ROWS, given)
+    assert [int(losses[name][1]) for name in ("ce", "thoughts", "members")] == [4, 5, 6]
+    for name, total in expected.items():
+        assert_close(losses[name][0], total, 1e-10)
+        ours, theirs = (torch.autograd.grad(t, model.parameters(), retain_graph=True) for t in (losses[name][0], total))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+
+
+@pytest.mark.parametrize("feedback", ["last", "members", "layer:-2"])
+def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
+    """Catches a thought that is fed back from the wrong place, or not at all."""
+    model, losses = tiny(feedback=feedback), ("ce", "thoughts", "members")
+    own, none, one, two = (
+        Objective(model, losses)(collate([row._replace(given=given) for row in GRAPH_ROWS]))
+        for given in (None, 0, 1, 2)
+    )
+    for name in losses:  # no row has more than two thoughts
+        assert_close(two[name][0], own[name][0], 1e-10)
+        ours, theirs = (torch.autograd.grad(x[name][0], model.parameters(), retain_graph=True) for x in (two, own))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+        assert len({none[name][0].item(), one[name][0].item(), two[name][0].item()}) == 3
+
+
+def test_a_shared_beginning_is_like_one_of_its_own(tiny):
+    """Catches positions or masks that begin anew after what several rows read together."""
+    model = tiny()
+    alone = [row._replace(shared=[], prefix=row.shared + row.prefix) for row in GRAPH_ROWS]
+    theirs = gradients(model, expected := Objective(model)(collate(alone))["ce"][0])
+    for order in ([0, 1, 2, 3], [0, 2, 1, 3], [2, 0, 1, 3]):  # in other orders they do not share it, and are right, too
+        total = Objective(model)(collate([GRAPH_ROWS[i] for i in order]))["ce"][0]
+        assert_close(total, expected, 1e-10)
+        for name, gradient in gradients(model, total).items():
+            assert_close(gradient, theirs[name], 1e-10)
+
+
+def naive_top(p, share):
+    """The likeliest tokens that have `share` of the probability together, renormalised; p (V,)."""
+    kept, total = torch.zeros_like(p), 0.0
+    for token in p.argsort(descending=True):
+        if total < share:
+            kept[token] = 1
+        total += p[token].item()
+    return p * kept / (p * kept).sum()
+
+
+def naive_gate(h, model):
+    gate, (p, E) = model.feedback, ((h[-1] @ model.wte.weight.T).softmax(-1), model.wte.weight)
+    e, mean = E[p.argmax()], p @ E / (p**2).sum() ** 0.5
+    r, i = (1 / (1 + (-(w.weight @ e + w.bias)).exp()) for w in (gate.r, gate.i))
+    a = (-8 * (1 + (-gate.L).exp()).log() * r).exp()
+    return a * e + (1 - a**2) ** 0.5 * i * mean
+
+
+def naive_projection(h, model):
+    _, first, _, second, norm = model.feedback.layers
+    x = first.weight @ h[-1] + first.bias
+    x = second.weight @ (x * (1 + torch.erf(x / 2**0.5)) / 2) + second.bias
+    return (x - x.mean()) / (x.var(correction=0) + norm.eps) ** 0.5 * norm.weight + norm.bias
+
+
+def naive_soft(h, model, temperature=1, share=1):
+    return naive_top((h[-1] @ model.wte.weight.T / temperature).softmax(-1), share) @ model.wte.weight
+
+
+NAIVE_FEEDBACKS = {  # what follows from the hidden states h, (C,) each, at the last position; a model of three layers
+    "last": lambda h, m: h[3],
+    "layer:-2": lambda h, m: h[2],
+    "layer:-4": lambda h, m: h[0],
+    "embedding": lambda h, m: h[0],
+    "zero": lambda h, m: 0 * h[3],
+    "suppressed:0.5": lambda h, m: h[3] * (h[3] - h[2] < -0.1),
+    "suppressed:0": lambda h, m: sum(h[i + 1] * (h[i + 1] - h[i] < -0.1) for i in (0, 1, 2)),
+    "suppressed:0.9": lambda h, m: 0 * h[3],
+    "soft": naive_soft,
+    "soft:0.5:0.7": lambda h, m: naive_soft(h, m, 0.5, 0.7),
+    "fusion:0.6": lambda h, m: 0.6 * h[3] + 0.4 * naive_soft(h, m, 1, 0.9),
+    "members": lambda h, m: (1 / (1 + (4 - h[3] @ m.wte.weight.T).exp())) @ m.wte.weight,
+    "members:3": lambda h, m: (1 / (1 + (12 - 3 * h[3] @ m.wte.weight.T).exp())) @ m.wte.weight,
+    "layer:-2+suppressed:0.5": lambda h, m: h[2] + h[3] * (h[3] - h[2] < -0.1),
+    "projection": naive_projection,
+    "gate": naive_gate,
+}
+
+
+@pytest.mark.parametrize("name", NAIVE_FEEDBACKS)
+def test_what_is_fed_back(name, tiny):
+    """Catches a layer that is off by one, a mask with a gradient, and weights that get none."""
+    model, rows = tiny(n_layer=3, feedback=name), some_rows(size=4)
+    logits = []
+    for row in rows:
+        x = model.wte.weight[row.prefix]
+        for _ in range(row.n):
+            h = [layer[-1] for layer in naive_states(model, x)]
+            x = torch.cat((x, NAIVE_FEEDBACKS[name](h, model)[None]))
+        h = naive_gpt(model, torch.cat((x, model.wte.weight[row.suffix])))[len(x) - 1 : -1]
+        logits.append(h @ model.wte.weight.T)
+    expected = F.cross_entropy(torch.cat(logits), torch.tensor(sum((row.labels for row in rows), [])))
+    loss = model(*batch(rows))[1]
+    assert_close(loss, expected, 1e-10)
+    theirs = torch.autograd.grad(expected, list(model.parameters()), allow_unused=True)
+    ours = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+    for a, b in zip(ours, theirs):
+        assert_close(a, b, 1e-10)

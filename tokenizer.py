@@ -1,6 +1,8 @@
 """
 Tokenizers: a tiktoken.Encoding, whatever the task. GPT-2's own, or one made of a task's words or characters.
 
+Other models' own are read in hf_tokenizer.py.
+
 Each ends with the same four special tokens. Text is always encoded with encode_ordinary, so that "<|latent|>" in a
 question remains text; the special tokens come from encode_single_token.
 """
@@ -12,7 +14,6 @@ from config import UserError
 # Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's. Where a method wants a <pause>
 # token, <|latent|> is it: continuous thoughts need no token of their own here.
 SPECIALS = EOS, BOT, EOT, PAUSE = "<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"
-NONE = PAUSE  # nor does a graph's task need one for pauses: it says that a walk cannot go on (curriculum.make_targets)
 PATTERNS = {
     "words": r"[^\w\n]?\w+| ?[^\w\s]+|\s",  # a word takes along the one character before it: " is", ">b"
     "chars": r"[\s\S]",

@@ -1,5 +1,5 @@
 """
-Teach a GPT to think in silence: the whole curriculum of Coconut in one run.
+Teach a GPT to think in silence: the whole curriculum of Coconut in one run. (Its data and files: run.py.)
 
 Stage 0 is ordinary chain of thought. Each later stage replaces one more written step by continuous thoughts, until
 none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (to use), log.txt (to plot).
@@ -45,7 +45,8 @@ def learning_rate(cfg, index, step, n_steps):
     """Linear warm-up, then cosine decay from the stage's lr to min_lr_ratio of it (by default 1: no decay)."""
     warmup = min(1.0, (step + 1) / (cfg.warmup_steps + 1))
     done = max(0, step - cfg.warmup_steps) / max(1, n_steps - cfg.warmup_steps)
-    decay = cfg.min_lr_ratio + (1 - cfg.min_lr_ratio) * (1 + math.cos(math.pi * done)) / 2
+    floor = for_stage(cfg.min_lr_ratio, index)
+    decay = floor + (1 - floor) * (1 + math.cos(math.pi * done)) / 2
     return for_stage(cfg.lr, index) * warmup * decay
 
 
@@ -105,7 +106,8 @@ def train_stage(run, stop):
         epoch, position = divmod(step, epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
         rng = batches.random_stream(batches.ROWS, cfg, index, step)
-        given = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        forced = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
+        given = int(rng.integers(for_stage(cfg.rounds, index) + 1)) if forced else None
         return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng, given)
 
     ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one

@@ -14,8 +14,10 @@ c_thought = 1  # a step is one token: with as many thoughts, what follows stays 
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages: without it some seeds get lost in stage 3 or 4
 peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
 
-# Stage 0 stays at chance for some 400 steps, then jumps: a fixed length would be too short for one seed or too long for
-# the next. So a stage ends when the model has mastered it, and these are only the limits.
+init = "induction"  # an arrow is looked up after 100 steps; with GPT-2's weights after 400 to 500, or never (LOG.md)
+
+# How long a stage takes depends on the seed: a fixed length would be too short for one, or too long for the next. So a
+# stage ends when the model has mastered it, and these are only the limits.
 master_at = 0.999
 steps = (3000, 1000)
 eval_every = 50

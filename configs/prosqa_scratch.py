@@ -1,12 +1,9 @@
 """
-ProsQA from scratch, in symbols: a node is a token, an edge two. The full task alone does not teach a small model to
-look up an edge, so this is the top of a ladder, whose first rungs are in README.md.
+ProsQA at the paper's size, from random weights on a CPU, in symbols: a search in thoughts. 30 minutes of a core.
 
-    python prepare_prosqa.py --generate=20000 --symbols
-    python train.py configs/prosqa_scratch.py --init_from=out/dag11/best.pt
-
-On a GPU, with the sizes of "Reasoning by Superposition" (2505.12514): --n_embd=768 --n_head=8 --lr=1e-4
---batch_size=256 on all rungs, and several times as many steps. Nobody has run that yet.
+    python prepare_prosqa.py --generate=30000 --symbols --test=1000
+    python train.py configs/prosqa_scratch.py                # thoughts are sets of nodes
+    python train.py configs/prosqa_scratch_last.py           # thoughts are hidden states, from there
 """
 
 data_dir = "data/prosqa_symbols"
@@ -17,27 +14,28 @@ tokenizer = "words"
 question_format = " {}"
 step_format = " {}"
 answer_format = " = {}"
-# nodes get new names and edges a new order each time: 20,000 graphs are few, so they must not be learned
-names = r" \d+"
+names = r" \d+"  # nodes get new names and edges a new order each time: graphs must not be learned by heart
+questions = 8  # about each graph, from other roots: its edges are read once for all of them
 
-# After k thoughts any node k + 1 steps from the root is right ("Reasoning by Superposition"): that can be learned by
-# looking up edges, while the first step of the right path needs the whole search. Stage 0 writes a path nevertheless,
-# and often a wrong one: it is there to learn to go on from any node, not only from the root (LOG.md).
-target = ("rest", "frontier")
-max_latent_stage = 6  # no problem has more steps, so stage 6 writes only the answer
+# The ideal thought k is the set of nodes that k steps can have reached. It is known, so it is given, and all six are
+# learned at once, as words are: each from the true one before. No curriculum is needed, nor any written step.
+method = "no_curriculum"
+max_latent_stage = 6  # no problem has more steps
 pad_latent_to_max = True  # the number of thoughts must not give away how far the target is
-c_thought = 1
-peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
-uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
+markers = "eot"  # the first thought follows the root itself, as every other follows the thought before
+thought_targets = "walks"
+feedback = "members"
+losses = ("ce:3", "thoughts", "members")  # 3: of the suffix's three scored tokens, only the answer has to be found out
+teacher_forcing = (1.0, 1.0)  # the second time with a decaying rate
+init = "induction"  # an edge is looked up from the first step on; GPT-2's weights need hundreds (LOG.md)
 
-steps = (200, 1000, 800, 600, 600, 500, 600)  # half an hour of a core
-eval_every = 100
-
-fixed_positions = True  # where an edge stands says nothing; learned positions must be learned one by one (LOG.md)
-block_size = 200  # up to 68 edges and 6 thoughts
-batch_size = 64
-lr = (1e-3,)
-min_lr_ratio = 0.1  # 8 nodes, stage 1: 83 % without, 90 % after 3,000 more steps with it (LOG.md)
-warmup_steps = 50
+steps = (2500, 2500)
+min_lr_ratio = (1.0, 0.03)
+eval_every = 250
+block_size = 260  # up to 68 edges of three tokens, and six thoughts
+n_head = 2  # of 64 dimensions: with 32, of two children one gets most
+batch_size = 16  # graphs: 128 questions
+lr = 2e-3
+warmup_steps = 100
 grad_clip = 1.0
-beta2 = 0.99  # a memory of 100 steps rather than 1000: stages are short
+beta2 = 0.99

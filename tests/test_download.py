@@ -18,6 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from helpers import HERE
 
 import download as dl
 from config import UserError
@@ -266,11 +267,8 @@ def test_disk_full(server, path):
         from download import download
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
         cli(lambda argv: download(*argv))"""
-    command, here = (
-        [sys.executable, "-c", code, server.url, path],
-        os.path.dirname(os.path.dirname(os.path.abspath(__file__))),
-    )
-    run = subprocess.run(command, cwd=here, capture_output=True, text=True)
+    command = [sys.executable, "-c", code, server.url, path]
+    run = subprocess.run(command, cwd=HERE, capture_output=True, text=True)
     assert run.returncode == 2 and "Traceback" not in run.stderr
     assert run.stderr.splitlines()[-1].startswith(f"error: cannot download {server.url} to {path}: [Errno")
     goes_on(server, path)
@@ -299,9 +297,8 @@ def start(locks=""):
             url, path, *known = line.split()
             download.download(url, path, *known[:1], *map(int, known[1:]))
             print(hashlib.sha256(open(path, "rb").read()).hexdigest(), flush=True)"""
-    here = os.path.dirname(os.path.abspath(__file__))
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
-    return subprocess.Popen([sys.executable, "-uc", code], cwd=here, text=True, **pipes)
+    return subprocess.Popen([sys.executable, "-uc", code], cwd=HERE, text=True, **pipes)
 
 
 def ask(process, *words):

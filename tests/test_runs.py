@@ -21,6 +21,7 @@ import curriculum
 import data
 import evaluate
 import prepare_hops
+import prepare_prosqa
 import sample
 import train
 from checkpoint import load_checkpoint, new_model
@@ -59,7 +60,7 @@ def test_evaluate_counts_what_is_right():
 
 def test_learning_rate():
     """Catches warm-up that starts at zero or never ends, decay that misses its end, and stages mixed up."""
-    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=0.1)
+    cfg = TrainConfig(lr=(1.0, 0.5), warmup_steps=4, min_lr_ratio=(0.1,))
     rates = [train.learning_rate(cfg, 0, step, 104) for step in range(105)]
     assert 0 < rates[0] < rates[3] < 1 == rates[4] > rates[5]
     assert rates[54] == pytest.approx(0.55) and rates[103] == pytest.approx(0.1, abs=1e-3)
@@ -195,7 +196,7 @@ def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
         prepare_hops.main([f"--nodes={nodes}", "--train=50", "--valid=9", "--test=9", f"--out_dir={name}"])
     first = run_to_the_end([*hops_flags(), "--data_dir=few", "--out_dir=out/few", "--block_size=24"])
     flags = [*hops_flags(), "--data_dir=more", "--out_dir=out/more", "--init_from=out/few/best.pt"]
-    for size in ("--n_embd=98", "--feedback=soft"):
+    for size in ("--n_embd=98", "--block_size=9"):
         with pytest.raises(UserError, match=f"{size} has no effect: .* in the weights, out/few/best.pt"):
             Run(parse(TrainConfig, [*flags, size], ""))
     second = Run(parse(TrainConfig, flags, ""))
@@ -453,3 +454,33 @@ def test_compiled_blocks_give_the_same_gradients():
     assert_close(loss, expected, 1e-5)
     for name, gradient in gradients(model, loss).items():
         assert_close(gradient, theirs[name], 1e-4)
+
+
+GRAPHS = """--question_format= {} --step_format= {} --answer_format= = {} --names=[ ]\\d+ --questions=3
+    --method=no_curriculum
+    --max_latent_stage=3 --pad_latent_to_max --markers=eot --thought_targets=walks --losses=ce:3,thoughts,members
+    --init=induction --block_size=99 --n_layer=2 --n_head=2 --n_embd=16 --batch_size=2 --eval_every=4""".split("--")
+
+
+@pytest.mark.parametrize("feedback", ["members", "last"])
+def test_a_search_is_trained_evaluated_resumed_and_sampled(feedback, tmp_path, monkeypatch, capsys):
+    """Catches a supervised thought, a graph shared by questions or a phase of teacher forcing that works only once."""
+    monkeypatch.chdir(tmp_path)
+    sizes = ["--nodes=7,8", "--hops=2,3", "--valid=9", "--test=9", "--symbols"]
+    prepare_prosqa.main(["--generate=40", *sizes, "--out_dir=data/small"])
+    prepare_prosqa.main(["--generate=30", "--chains", "--hops=2,3", *sizes[2:], "--out_dir=data/chains"])
+    flags = [f"--{flag.rstrip()}" for flag in GRAPHS[1:]]
+    flags += ["--data_dir=data/chains,data/small,data/small", "--teacher_forcing=1,1,0.5", "--steps=9,5,8"]
+    flags += [f"--feedback={feedback}", "--rounds=0,2", "--device=cpu", "--log_every=3"]
+    whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    assert whole.lengths == [9, 5, 8] and len(whole.problems["train"]) == 40
+    assert "thoughts" in capsys.readouterr().out
+    parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(4, 11, 20))
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
+    assert open("out/whole/log.txt").read() == open("out/parts/log.txt").read()
+    train.main(["--eval_only=out/parts/best.pt"])
+    sample.main(["--out_dir=out/parts", "--count=1"])
+    assert "thought 3" in capsys.readouterr().out
+    on = [*flags, "--out_dir=out/on", "--init_from=out/parts/best.pt", "--feedback=soft", "--micro_batch_size=4"]
+    run_to_the_end(on)
+    assert f"was trained to think with feedback={feedback}, and goes on with soft" in capsys.readouterr().out
