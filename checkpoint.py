@@ -124,6 +124,9 @@ def load_checkpoint(path):
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
         model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
         model.load_state_dict(saved["model"])
+        for name, kind in (("stage", int), ("longest", int)):
+            if type(saved.get(name)) is not kind or saved[name] < 0:
+                raise UserError(f"{path}: a broken checkpoint: expected a number {name!r}")
     except UserError:
         raise
     except Exception as e:  # one that was changed by hand

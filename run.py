@@ -181,6 +181,10 @@ class Run:
 
     def go_on(self, saved_cfg, saved):
         """Take up a checkpoint; UserError for settings or data with which it would not have come where it is."""
+        missing = {"progress", "data", "optimizer", "objective", "rng"} - saved.keys()
+        if missing:
+            why = f"no {', '.join(sorted(missing))} in it: best.pt, renamed? --init_from=FILE begins anew with it"
+            raise UserError(f"{self.last} cannot be resumed: {why}")
         self.progress |= saved["progress"]
         old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
         kept = {k for k in new if k not in (*self.FREE, *self.OF_STAGES, *self.LENGTHS)}

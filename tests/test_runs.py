@@ -14,7 +14,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from helpers import HERE, command, hops_flags, run_to_the_end, words
+from helpers import HERE, command, fails, hops_flags, run_to_the_end, words
 
 import bench
 import curriculum
@@ -355,6 +355,16 @@ def test_what_would_have_changed_the_past_is_refused_with_the_reason(tmp_path, m
     assert resumed(5, "--epochs=3") == [9] * 4  # steps were given
     prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=other"])
     assert "the files in other are others" in resumed(5, "--data_dir=other")
+
+
+def test_best_is_no_checkpoint_to_go_on_with(tmp_path, capsys, monkeypatch):
+    """Catches a traceback where somebody has saved what looked like the better file."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run_to_the_end([*hops_flags(), "--steps=1", "--out_dir=out"]).lock.close()
+    shutil.copy("out/best.pt", "out/ckpt.pt")
+    error = fails(train.main, [*hops_flags(), "--steps=1", "--out_dir=out", "--resume"], capsys, monkeypatch)
+    assert "out/ckpt.pt cannot be resumed: no objective, optimizer, rng in it: best.pt, renamed?" in error
 
 
 def test_two_runs_in_one_folder_are_refused(tmp_path, monkeypatch):
