@@ -62,7 +62,7 @@ class Run:
     # each stage, for stages to come.
     FREE = """resume overwrite out_dir data_dir device log_every eval_every eval_batch_size micro_batch_size
            micro_batch_tokens save_every save_minutes gradient_checkpointing compile""".split()
-    OF_STAGES = "lr", "uniform_prob"
+    OF_STAGES = "lr", "min_lr_ratio", "uniform_prob"
     LENGTHS = "steps", "epochs"
 
     def __init__(self, cfg):
@@ -221,7 +221,7 @@ class Run:
             mastered = over and 0 < self.cfg.master_at <= results[i][3]["accuracy"]
             what = f"stage {self.plan[i]} has {'ended after' if over else 'done'} {done} of {old[i]} steps, now {more}"
             why_not = None
-            if done and self.cfg.min_lr_ratio != 1:
+            if done and curriculum.for_stage(self.cfg.min_lr_ratio, i) != 1:
                 why_not = f"{what}, but its learning rate has decayed towards the end (min_lr_ratio)"
             elif over and not mastered and (i < index - 1 or step):
                 why_not = f"{what}, but a later one has begun"

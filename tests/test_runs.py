@@ -350,6 +350,7 @@ def test_what_would_have_changed_the_past_is_refused_with_the_reason(tmp_path, m
     assert resumed(18, "--steps=9,12,5") == [9, 12, 5, 5]  # the end of a stage: it goes on, and the next is shorter
     assert "decayed" in resumed(14, "--steps=9,12", first=["--min_lr_ratio=0.1"])
     assert resumed(9, "--steps=9,9,12", first=["--min_lr_ratio=0.1"]) == [9, 9, 12, 12]
+    assert resumed(14, "--steps=9,12", first=["--min_lr_ratio=0.1,1"]) == [9, 12, 12, 12]
     assert resumed(14, "--lr=1e-3,1e-3,5e-4") == [9] * 4
     assert "lr was (0.001,), now (0.001, 0.0005)" in resumed(14, "--lr=1e-3,5e-4")
     assert resumed(5, "--epochs=3") == [9] * 4  # steps were given
