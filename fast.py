@@ -1,12 +1,9 @@
 """
 The same numbers sooner, on a CPU: `fast.speed_up(model)`, in run.py and nowhere else. Without it everything works, too.
 
-With one position per row, the time for x W^T goes into reading W from memory. A gradient of W for each thought would be
-written, read and added up: three more trips. So thoughts put x and dy aside, and one product serves all of them. The
-same holds for the keys and values of the prefix. (On a GPU a thought waits for launches, of which this makes more.)
+With one position per row, x W^T costs what reading W costs, and a gradient of W for each thought three more such trips.
+So thoughts put x and dy aside, and one product serves all of them. (A GPU waits for launches instead: there it is off.)
 """
-
-import math
 
 import torch
 from torch import nn
@@ -28,7 +25,6 @@ class Gathered(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         pairs = [pair for task, *pair in ctx.aside if task == torch._C._current_graph_task_id()]
-        ctx.aside.clear()
         if pairs:
             x, dy = (torch.cat(several, -2) for several in zip(*pairs))
             grad = grad + dy.mT @ x
@@ -61,10 +57,8 @@ def gathered(w, transpose=False):
 
 class Linear(nn.Linear):
     def forward(self, x):
-        if STEP is None or x.dim() != 3:
+        if STEP is None or x.dim() != 3 or x.size(1) > 1:
             return super().forward(x)
-        if x.size(1) > 1:
-            return F.linear(x, gathered(self.weight)[0], self.bias)
         y = PutAside.apply(x[:, 0], *gathered(self.weight))[:, None]
         return y if self.bias is None else y + self.bias
 
@@ -82,8 +76,8 @@ class Attention(CausalSelfAttention):
             return super().attend(q, past, mask)
         (k, v), *since = past  # what was read first is not copied
         since_k, since_v = (torch.cat(passes, 2) for passes in zip(*since))
-        scores = torch.cat((product(q, *gathered(k)), q @ since_k.mT), -1) / math.sqrt(q.size(-1))
-        p = F.dropout(scores.masked_fill(~mask, -math.inf).softmax(-1), self.dropout, self.training)  # (B, nh, T, K)
+        scores = torch.cat((product(q, *gathered(k)), q @ since_k.mT), -1) / q.size(-1) ** 0.5
+        p = F.dropout(scores.masked_fill(~mask, -torch.inf).softmax(-1), self.dropout, self.training)  # (B, nh, T, K)
         return product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
 
 
