@@ -149,7 +149,7 @@ def layers(successors, root):
 
 
 def draw_tree(analysis, number):
-    """The search tree: panels after 1, 2, 3 steps' thoughts; the more value, the darker."""
+    """The search tree: panels after 1, 2, 3 steps' thoughts; the node with most value is the darkest of its panel."""
     if number >= len(analysis["examples"]):
         raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
     example = analysis["examples"][number]
@@ -163,19 +163,20 @@ def draw_tree(analysis, number):
         ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
         n = value["thoughts"]
         ax.set_title(f"after {n} thought{'s' * (n != 1)}", loc="left")
-        boxes = {name: draw_node(ax, name, xy, value["value"][name], example) for name, xy in place.items()}
+        top = max(*value["value"].values(), 1e-9)  # a set of eight nodes is as dark as one of two
+        boxes = {name: draw_node(ax, name, xy, value["value"][name], top, example) for name, xy in place.items()}
         fig.canvas.draw()  # a box knows its size when it has been drawn
         for a in place:
             for b in example["successors"][a]:
                 draw_arrow(ax, place[a], place[b], boxes[a], boxes[b], (a, b) in path)
-    caption = "double frame: root; thick frame: target; thick arrows: the path"
+    caption = "darker: more value; double frame: root; thick frame: target; thick arrows: the path"
     fig.supxlabel(caption + ("; dashed frame: the wrong target" if example["other"] in place else ""), fontsize=9)
     return fig
 
 
-def draw_node(ax, name, xy, value, example):
+def draw_node(ax, name, xy, value, top, example):
     """A box with the node's name and value; returns its outline."""
-    shade = 1 - 0.85 * value
+    shade = 1 - 0.85 * value / top
     frame = {"boxstyle": "round,pad=0.3", "facecolor": (shade, shade, shade), "edgecolor": "black"}
     frame |= {"linewidth": 2 if name in (example["root"], example["target"]) else 0.7}
     frame |= {"linestyle": "--"} if name == example["other"] else {}

@@ -265,3 +265,48 @@ def test_random_streams_are_different_ones():
         for number in range(9)
     ]
     assert len(set(streams)) == 18
+
+
+SEPARATED = {
+    "question": "1 2 | 1 3 | 2 4 | 3 5 | 4 6 | 7 8 | to 6 or 8 from 1",
+    "steps": ["2", "4", "6"],
+    "answer": "6",
+}
+
+
+def test_questions_about_the_same_graph_are_true():
+    """Catches an end that is not below its root, another that is, and a way that is not one."""
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, names=r" \d+", questions=50, **FORMATS)
+    tok = make_tokenizer("words", data.find_pieces([SEPARATED], cfg))
+    (problem,) = data.encode([SEPARATED], cfg, tok)
+    edges, separator, asked = graphs.read_graph(problem.question, cfg, tok)
+    assert len(edges) == 6 and tok.decode(separator) == " |" and tok.decode(asked.tolist()) == " to 6 or 8 from 1"
+    below, seen = {1: {2, 3, 4, 5, 6}, 2: {4, 6}, 3: {5}, 4: {6}, 7: {8}}, set()
+    for question, steps, answer in graphs.more_questions(problem, 50, cfg, tok, np.random.default_rng(0)):
+        text = tok.decode(question)
+        assert text.startswith(tok.decode(problem.question[:18]))
+        *_, first, _, second, _, root = text.split()
+        end = tok.decode(answer[:-1]).removeprefix(" = ")
+        (other,) = {first, second} - {end}
+        assert int(end) in below[int(root)] and int(other) not in below[int(root)] and answer[-1] == problem.answer[-1]
+        path = [int(root), *(int(tok.decode(step)) for step in steps)]
+        assert path[-1] == int(end) and all(b in below[a] for a, b in zip(path, path[1:]))
+        seen.add(root)
+    assert seen == {"1", "2", "3", "4", "7"}
+    assert graphs.walks(problem.question, 4, cfg, tok) == [
+        [tok.encode_ordinary(f" {node}")[0] for node in level] for level in ((2, 3), (4, 5), (6,), ())
+    ]
+
+
+def test_rows_about_one_graph_share_its_edges():
+    """Catches edges that are read twice, or a question that is cut in the wrong place."""
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=2, names=r" \d+", questions=4, method="no_curriculum",
+                      markers="eot", thought_targets="walks", pad_latent_to_max=True, **FORMATS)  # fmt: skip
+    tok = make_tokenizer("words", data.find_pieces([SEPARATED], cfg))
+    rows = batches.training_rows(
+        data.encode([SEPARATED], cfg, tok), [(0, 3), (0, 3)], cfg, tok, np.random.default_rng(0)
+    )
+    assert len(rows) == 8 and all(row.shared is rows[0].shared for row in rows[:4])
+    assert all(len(row.shared) == 18 and len(row.prefix) == 6 and len(row.targets) == row.n + 1 for row in rows)
+    batch = batches.collate(rows)
+    assert batch.shared.shape == (2, 18) and batch.prefix.shape == (8, 6)

@@ -65,10 +65,11 @@ def parse_words(problem):
 def parse_symbols(problem):
     """The same from the compact wording."""
     listed, query = problem["question"].split(" to ")
-    names = listed.split()
+    edges = [tuple(edge.split()) for edge in listed.split("|")[:-1]]
+    assert listed.endswith("|")
     *candidates, root = re.fullmatch(r"(\d+) or (\d+) from (\d+)", query).groups()
     path = [root, *problem["steps"]]
-    return list(zip(names[::2], names[1::2])), root, candidates, list(zip(path, path[1:])), problem["answer"]
+    return edges, root, candidates, list(zip(path, path[1:])), problem["answer"]
 
 
 def distances(edges, root):
