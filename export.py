@@ -93,9 +93,14 @@ def main(argv):
     model, cfg, tok, _ = load_checkpoint(path)
     os.makedirs(folder, exist_ok=True)
     c, eos = model.config, tok.encode_single_token(EOS)
-    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in model.state_dict().items()}
+    own = {k: t for k, t in model.state_dict().items() if k.startswith("feedback.")}  # GPT-2 has no such weights
+    tensors = {k: t for k, t in model.state_dict().items() if k not in own}
+    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in tensors.items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
+    if own:
+        write_safetensors(os.path.join(folder, "feedback.safetensors"), own)
     config = {
+        "feedback": c.feedback,
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
         "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,

@@ -438,7 +438,14 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
 
 @pytest.mark.parametrize(
     "setting",
-    ["--backprop_thoughts=1", "--gradient_checkpointing", "--dtype=bfloat16", "--feedback=soft", "--feedback=layer:-2"],
+    [
+        "--backprop_thoughts=1",
+        "--gradient_checkpointing",
+        "--dtype=bfloat16",
+        "--feedback=soft",
+        "--feedback=layer:-2",
+        "--feedback=gate",
+    ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
     """Catches settings that work in a training step, and nowhere else."""
