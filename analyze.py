@@ -70,7 +70,7 @@ def candidate_steps(graph, cfg, tok):
 
 
 def text_probabilities(model, prompts, texts):
-    """For each prompt (prefix, n, forced), the probability of each of its texts (lists of tokens) as what comes next.
+    """For each Prompt, the probability of each of its texts (lists of tokens) as what comes next.
 
     Every prompt is read once; then its past is read on from with each text.
     """
