@@ -77,6 +77,15 @@ def members(states, model, sharpness=1.0):
     return model.mix((sharpness * membership(model.head(states[-1]))).sigmoid())
 
 
+def known(sets, model):
+    """The thoughts that are fed back where it is known what they should be (teacher forcing).
+
+    From sets of tokens (B, N, V), 0 or 1: what `members` makes of them once it is sure, or `soft` (a mean).
+    """
+    mean = model.config.feedback.partition(":")[0] == "soft"
+    return model.mix(sets / sets.sum(-1, keepdim=True).clamp(min=1) if mean else sets)
+
+
 class Projection(nn.Module):
     """LayerNorm(W_2 GELU(W_1 dropout(h_L))): CODI's (2502.21074)."""
 

@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from batches import ANYTHING
 from coconut import counts
-from feedback import membership
+from feedback import known, membership
 
 
 class Loss(NamedTuple):
@@ -100,7 +100,7 @@ class Objective(nn.Module):
             past = model.read(model.embed(batch.shared), real)[1].repeat(len(batch.n) // len(real))
         if batch.given is not None:
             weights = next(model.parameters()).new_empty(model.config.vocab_size)
-            given = model.mix(member_of(batch.targets[:, :-1], weights))  # as feedback=members would do it
+            given = known(member_of(batch.targets[:, :-1], weights), model)
         segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels)
         thinking = model.think(*segments, given=given, past=past)
         for _ in range(batch.given or 0):  # each time one more thought is the model's own: after n times, all of them
