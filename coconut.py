@@ -12,13 +12,19 @@ import math
 from typing import NamedTuple
 
 import torch
+from torch import nn
 from torch.nn import functional as F
+
+from feedback import make_feedback
+
+MOST_VECTORS = 64  # thoughts with a vector of their own; all after them share the last one
 
 
 class Thinking(NamedTuple):
     """What Coconut.think returns. A row with n < N thoughts has its own first; the rest means nothing."""
 
     fed: torch.Tensor  # (B, N, C) the thoughts: what was fed back
+    n: torch.Tensor  # (B,) how many each row has
     layers: list  # the hidden states after the prefix, thought 1, ..., thought N, of each layer, (B, N+1, C)
     predicting: torch.Tensor  # (B, S+1, C) those that predict suffix[:, 0], suffix[:, 1], ..., and what follows
     past: object  # for going on: what the model has read (model.Past)
@@ -30,13 +36,50 @@ class Thinking(NamedTuple):
 
 
 class Coconut:
-    """Thinking and writing, for a base model with embed, read, head, and `feedback`, which makes the next thought."""
+    """Thinking and writing, for a base model with embed, read and head."""
 
-    def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real=None, given=None, past=None):
+    OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.equip()
+
+    def equip(self):
+        """What thinking needs beside the base model, new, as the config says."""
+        c = self.config
+        self.feedback = make_feedback(c.feedback, c.n_embd)
+        self.stop = nn.Linear(c.n_embd, 1) if c.stop else None  # logit of the chance that thinking ends here
+        if c.stop:
+            nn.init.zeros_(self.stop.weight)
+            nn.init.constant_(self.stop.bias, -2)  # at first it goes on, in seven of eight cases
+        learned = c.thought_positions == "learned"  # added to the thoughts; they begin as nothing
+        self.thought_vectors = nn.Parameter(torch.zeros(MOST_VECTORS, c.n_embd)) if learned else None
+
+    def next_thoughts(self, states, first):
+        """The thoughts number first, first + 1, ... (B, M, C) from the states before them, (B, M, C) of each layer."""
+        return self.numbered(self.feedback(states, self), first)
+
+    def numbered(self, thoughts, first=0):
+        """Thoughts with their vectors added, if they have any."""
+        if self.thought_vectors is None:
+            return thoughts
+        index = torch.arange(first, first + thoughts.size(1), device=thoughts.device)
+        return thoughts + self.thought_vectors[index.clamp(max=MOST_VECTORS - 1)]
+
+    def moves(self, real, first):
+        """Which of the thoughts from number `first` on take a new position, (B, M) bool, of those that are real."""
+        return real & (torch.arange(first, first + real.size(1), device=real.device) == 0) if self.shares else real
+
+    @property
+    def shares(self):
+        return self.config.thought_positions == "shared"
+
+    def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real=None, given=None, past=None, may_stop=False):
         """Section 3 of the paper: read the prefix, think, read the suffix. Shapes as in forward.
 
         suffix_real (B, S) bool: which tokens of the suffix count; None: all. given (B, N, C): these are the thoughts,
-        instead of the model's own (teacher forcing); all of them are read at once. past: go on from there.
+        instead of the model's own (teacher forcing); all of them are read at once. past: go on from there. may_stop:
+        a row ends its thinking, after n_thoughts at most, when the stop head has said so with a probability of 1/2.
         """
         B, device, m = prefix.size(0), prefix.device, self.config.backprop_thoughts
         n = torch.as_tensor(n_thoughts).expand(B)  # on the CPU, or a GPU would have to be waited for
@@ -47,24 +90,32 @@ class Coconut:
 
         h, past = self.read(self.embed(prefix), real, past)
         h = [layer[row, prefix_len - 1][:, None] for layer in h]  # (B, 1, C) each: at the last token of the prefix
-        fed, layers = [], [h]
-        for i in range(N - 1 if given is None else 0):
-            fed.append(self.feedback(h, self))  # (B, 1, C): the hidden state *is* the next input
-            h, past = self.read(fed[-1], (i < n)[:, None], past)
+        fed, layers, unread, going_on = [], [h], h[-1][:, :0] if given is None else given, 1.0
+        for i in range(N if given is None else 0):
+            if may_stop:
+                going_on = going_on * (1 - self.stop(h[-1])[:, 0, 0].sigmoid())  # (B,)
+                n = n.where(going_on > 0.5, n.clamp(max=i))
+                if int(n.max()) <= i:
+                    break
+            fed.append(self.next_thoughts(h, i))  # (B, 1, C): the hidden state *is* the next input
+            if i == N - 1:  # the last thought is read together with the suffix, so that N thoughts cost N + 1 passes
+                unread = fed.pop()
+                break
+            real = (i < n)[:, None]
+            h, past = self.read(fed[-1], real, past, self.moves(real, i))
             if m is not None and torch.is_grad_enabled():
                 h, past = cut_gradient(i < n_cpu - m, h, past)
             layers.append(h)
-        # the last thought is read together with the suffix, so that N thoughts cost N + 1 passes
-        fed.append(self.feedback(h, self)[:, : min(N, 1)] if given is None else given)
-        M, x, real = fed[-1].size(1), torch.cat((fed[-1], self.embed(suffix)), 1), suffix_real
-        if M:
-            real = torch.cat((torch.arange(N - M, N, device=device) < n[:, None], suffix_real), 1)
-        h = [x] * len(h)  # (B, 0, C), if there is nothing to read
+        fed, M = torch.cat((*fed, unread), 1), unread.size(1)
+        N = fed.size(1)
+        real = torch.arange(N - M, N, device=device) < n[:, None]  # (B, M)
+        x, h = torch.cat((unread, self.embed(suffix)), 1), [unread[:, :0]] * len(h)  # (B, 0, C), if nothing is left
         if x.size(1):
-            h, past = self.read(x, real, past)
+            moves = torch.cat((self.moves(real, N - M), suffix_real), 1)
+            h, past = self.read(x, torch.cat((real, suffix_real), 1), past, moves)
         layers = [torch.cat(several, 1) for several in zip(*layers, [layer[:, :M] for layer in h])]  # (B, N+1, C)
         predicting = torch.cat((layers[-1][row, n][:, None], h[-1][:, M:]), 1)  # its own last thought, then the suffix
-        return Thinking(torch.cat(fed, 1), layers, predicting, past)
+        return Thinking(fed, n, layers, predicting, past)
 
     def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):
         """Three segments in, loss out (paper section 3).
@@ -86,25 +137,30 @@ class Coconut:
 
     @torch.no_grad()
     def generate(self, prefix, prefix_len, n_thoughts, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None,
-                 eos=None, return_thoughts=False, given=None):  # fmt: skip
+                 eos=None, return_thoughts=False, given=None, may_stop=False):  # fmt: skip
         """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
 
         temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
         drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
         when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
-        places after a row's end; with return_thoughts also the thoughts that were fed back, (B, N, C), of which the
-        first n_b are row b's. given (B, N, C): these are the thoughts, instead of the model's own.
+        places after a row's end; with return_thoughts also what each row has thought, a list of (n_b, C). See think for
+        given and may_stop.
         """
         suffix = prefix[:, :0] if suffix is None else suffix
-        thoughts, _, h, past = self.think(prefix, prefix_len, n_thoughts, suffix, given=given)
-        h, B, nothing = h[:, -1], prefix.size(0), 0 if eos is None else eos  # h (B, C)
+        thinking = self.think(prefix, prefix_len, n_thoughts, suffix, given=given, may_stop=may_stop)
+        past, h, B, nothing = (
+            thinking.past,
+            thinking.predicting[:, -1],
+            len(prefix),
+            0 if eos is None else eos,
+        )  # h (B, C)
         tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
         writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are
         while length < max_new_tokens:
             token = draw(self.head(h), temperature, top_k)  # (B',) of the rows that are left
             tokens[writing, length] = token
             length += 1
-            goes_on = (token != nothing if eos is not None else True) & (past.real.sum(1) < self.config.block_size)
+            goes_on = (token != nothing if eos is not None else True) & (past.length[:, 0] < self.config.block_size)
             rows = goes_on.nonzero()[:, 0]
             if not len(rows) or length == max_new_tokens:
                 break
@@ -113,7 +169,9 @@ class Coconut:
             states, past = self.read(self.embed(token[:, None]), torch.ones_like(token[:, None]).bool(), past)
             h = states[-1][:, 0]
         tokens = tokens[:, :length]
-        return (tokens, thoughts) if return_thoughts else tokens
+        if not return_thoughts:
+            return tokens
+        return tokens, [thoughts[:n] for thoughts, n in zip(thinking.fed, thinking.n.tolist())]
 
 
 def counts(labels):

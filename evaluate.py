@@ -52,9 +52,9 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
                 batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
                 given=thoughts, **sampling,
             )  # fmt: skip
-        for i, row, states, n_row in zip(chosen, tokens.tolist(), thoughts, batch.n.tolist()):
+        for i, row, states in zip(chosen, tokens.tolist(), thoughts):
             text = row[: row.index(eos)] if eos in row else row
-            solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states[:n_row]
+            solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states
         done += len(chosen)
         if progress:
             left = duration((time.time() - began) / done * (len(prompts) - done))
@@ -79,6 +79,11 @@ def most_tokens(problems, cfg):
     return cfg.max_new_tokens or max(sum(map(len, p.steps), len(p.answer)) for p in problems)
 
 
+def most_thoughts(stage, cfg):
+    """The most thoughts that a problem may have at this stage."""
+    return cfg.c_thought * min(stage, cfg.max_latent_stage)
+
+
 def evaluate(model, problems, stage, cfg, tok, progress=False):
     """Let the model solve the problems; the share of exactly right answers, and means of what it took.
 
@@ -87,7 +92,10 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     prompts = [split(p, stage, cfg, tok)[0] for p in problems]
     model.eval()
     share = parallel.share(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
-    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems))
+    may_stop = bool(cfg.stop)
+    if may_stop:  # then the stage gives no more than a limit
+        share = [prompt._replace(n=most_thoughts(stage, cfg)) for prompt in share]
+    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems), may_stop=may_stop)
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
     solved = parallel.gather(solved[: len(parallel.share(prompts))])
     model.train()

@@ -23,8 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from coconut import Coconut
 from config import UserError
-from feedback import make_feedback
-from model import Past, visible
+from model import Past, place, visible
 from weights import describe, find, is_weight, read_json, read_pickle, read_safetensors, some
 
 
@@ -46,7 +45,9 @@ class LlamaConfig:
     qk_norm: bool = False  # Qwen3
     tie: bool = True  # the output head is the token embedding
     dropout: float = 0.0
-    feedback: str = "last"  # these three as in model.py
+    feedback: str = "last"  # these five as in model.py
+    thought_positions: str = "none"
+    stop: str = ""
     gradient_checkpointing: bool = False
     backprop_thoughts: int | None = None
 
@@ -193,16 +194,15 @@ class LlamaBase(nn.Module):
         """Hidden states after the final norm (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
 
-    def read(self, x, real, past=None):
+    def read(self, x, real, past=None, moves=None):
         """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
 
         As in model.py, but nothing is added to x: positions are angles. A past has ng heads of keys, already rotated.
         """
         T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
-        position = seen.cumsum(1)[:, -T:] - 1  # the row's own count of real positions
+        seen, position, length = place(real, moves, past)
         mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
-        cos, sin = self.rotation(position.clamp(min=0))
+        cos, sin = self.rotation(position)
         x = F.dropout(x, self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.layers):
@@ -211,7 +211,7 @@ class LlamaBase(nn.Module):
             states.append(x)
             layers.append(passes)
         states[-1] = self.norm(x)
-        return states, Past(seen, tuple(layers))
+        return states, Past(seen, length, tuple(layers))
 
     def rotation(self, position):
         """cos and sin (B, 1, T, hs/2) of the angles position / theta^(2i/hs), for position (B, T)."""
@@ -224,10 +224,6 @@ class LlamaBase(nn.Module):
 
 class Llama(Coconut, LlamaBase):
     """One of them that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.feedback = make_feedback(config.feedback, config.n_embd)
 
 
 # ---------------------------------------------------------------- from Hugging Face's files

@@ -7,6 +7,7 @@ a function and a line in LOSSES. What is trained only here (a decoder, a project
 saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
 """
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +22,8 @@ from feedback import known, membership
 
 class Loss(NamedTuple):
     count: Callable  # (batch) -> by how much a sum is divided; it must not depend on the model
-    total: Callable  # (model, thinking, batch) -> the sum, a tensor; thinking: see coconut.Thinking
+    total: Callable  # (model, thinking, batch) -> the sum, a tensor; thinking: see coconut.Thinking. Or a module that
+    # does this, made with (model), if something is trained for this loss only
 
 
 def ce(model, thinking, batch):
@@ -63,11 +65,97 @@ def members(model, thinking, batch):
     return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
 
+def stop(model, thinking, batch):
+    """-log of the chance that the stop head ends the thinking of a row after just n thoughts, as its stage gave it."""
+    n = batch.n.to(batch.prefix.device)[:, None]
+    log_p = stop_chances(model.stop(thinking.states)[..., 0], n + 1)  # (B, N+1), as if it might go on
+    return -log_p.gather(1, n).sum()
+
+
+def stop_chances(logits, n):
+    """log of the chance to stop after 0, 1, ..., N thoughts, (B, N+1), from the stop head's logits (B, N+1).
+
+    n (B, 1): after so many thoughts a row stops in any case; what comes later in it means nothing.
+    """
+    goes_on = F.pad(F.logsigmoid(-logits).cumsum(1)[:, :-1], (1, 0))  # so far it has not stopped
+    k = torch.arange(logits.size(1), device=logits.device)
+    return goes_on + F.logsigmoid(logits).masked_fill(k == n, 0)
+
+
+PRIOR, PULL = 0.2, 0.01  # ponder's: a priori each thought is the last one with this chance; weight of the prior
+
+
+def ponder(model, thinking, batch):
+    """sum_k p_k CE_k + 0.01 KL(p || q): p_k the chance to stop after k thoughts, q a geometric prior, cut off at n.
+
+    PonderNet's (Banino et al. 2021, 2107.05407) with thoughts for its steps. CE_k: the mean over the row's scored
+    tokens if they follow after k thoughts, for which everything is read again.
+    """
+    N, n = thinking.fed.size(1), batch.n.to(batch.prefix.device)[:, None]  # (B, 1)
+    k = torch.arange(N + 1, device=n.device)
+
+    def each(x):  # once for each k
+        return x.repeat_interleave(N + 1, 0)
+
+    n_thoughts = torch.arange(N + 1).repeat(len(n)).minimum(each(batch.n))
+    prefix, labels, real = (each(batch.prefix), each(batch.prefix_len)), each(batch.labels), each(counts(batch.labels))
+    again = model.think(*prefix, n_thoughts, each(batch.suffix), real, given=each(thinking.fed))
+    nats = F.cross_entropy(model.head(again.predicting[:, :-1]).mT, labels, reduction="none")  # (B (N+1), S)
+    nats = (nats.sum(1) / (labels != -100).sum(1)).view(-1, N + 1)
+    log_p = stop_chances(model.stop(thinking.states)[..., 0], n)
+    log_q = (k * math.log(1 - PRIOR)).expand_as(log_p).masked_fill(k > n, -math.inf).log_softmax(1)
+    return ((log_p.exp() * (nats + PULL * (log_p - log_q)))[k <= n]).sum()
+
+
+class SeqVCR(nn.Module):
+    """Against collapse: each dimension of a projection of the states should vary over the batch, by itself.
+
+    The mean, over the states after the prefix and each thought, and over dimensions i of their covariance C, of
+    l_1 max(0, 1 - sqrt(C_ii + 0.001)) + l_2 sum_{j != i} C_ij^2 (Seq-VCR, 2411.02344). It belongs to a batch and is no
+    sum over its rows: each micro-batch of each process has its own.
+    """
+
+    def __init__(self, model, width=2048, l_1=1.0, l_2=0.004):
+        super().__init__()
+        self.project, self.l_1, self.l_2 = nn.Linear(model.config.n_embd, width), l_1, l_2
+
+    def forward(self, model, thinking, batch):
+        found = []
+        for k in range(thinking.states.size(1)):
+            x = self.project(thinking.states[thinking.n >= k, k])  # (M, D)
+            x = (x - x.mean(0)) / max(1, len(x) - 1) ** 0.5  # now C = x^T x, and has the same norm as x x^T
+            variance = x.square().sum(0)
+            spread, shared = (1 - (variance + 0.001).sqrt()).clamp(min=0).sum(), (x @ x.T).square().sum()
+            found.append((self.l_1 * spread + self.l_2 * (shared - variance.square().sum())) / x.size(1))
+        return sum(found) / len(found)
+
+
+class SeqVCRFixed(SeqVCR):
+    """The same with a fixed orthogonal projection to 32 dimensions (wassname/coconut)."""
+
+    def __init__(self, model):
+        super().__init__(model, width=32)
+        nn.init.orthogonal_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.project.requires_grad_(False)
+
+
 LOSSES = {
     "ce": Loss(lambda batch: (batch.labels != -100).sum(), ce),
     "thoughts": Loss(lambda batch: (batch.targets[..., 0] >= 0).sum(), thoughts),
     "members": Loss(lambda batch: (batch.targets[..., 0] != ANYTHING).sum(), members),
+    "stop": Loss(lambda batch: torch.tensor(len(batch.n)), stop),
+    "ponder": Loss(lambda batch: torch.tensor(len(batch.n)), ponder),
+    "seq_vcr": Loss(lambda batch: torch.tensor(1), SeqVCR),
+    "seq_vcr_fixed": Loss(lambda batch: torch.tensor(1), SeqVCRFixed),
 }
+
+
+def trained_on(cfg):
+    """The names of the losses that the settings ask for, as parse_losses takes them."""
+    if cfg.stop == "ponder":
+        return [name.replace("ce", "ponder", 1) if name.partition(":")[0] == "ce" else name for name in cfg.losses]
+    return [*cfg.losses, *["stop"] * (cfg.stop == "classifier")]
 
 
 def parse_losses(names):
@@ -87,6 +175,8 @@ class Objective(nn.Module):
     def __init__(self, model, losses=("ce",)):
         super().__init__()
         self.model, self.weights = model, parse_losses(losses)
+        modules = {name: LOSSES[name].total for name in self.weights if isinstance(LOSSES[name].total, type)}
+        self.parts = nn.ModuleDict({name: module(model) for name, module in modules.items()})
 
     def counts(self, batch):
         """{name: count} of a batch, known before the model has seen it."""
@@ -100,13 +190,14 @@ class Objective(nn.Module):
             past = model.read(model.embed(batch.shared), real)[1].repeat(len(batch.n) // len(real))
         if batch.given is not None:
             weights = next(model.parameters()).new_empty(model.config.vocab_size)
-            given = known(member_of(batch.targets[:, :-1], weights), model)
+            given = model.numbered(known(member_of(batch.targets[:, :-1], weights), model))
         segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix, counts(batch.labels)
         thinking = model.think(*segments, given=given, past=past)
         for _ in range(batch.given or 0):  # each time one more thought is the model's own: after n times, all of them
-            given = model.feedback([layer[:, :-1] for layer in thinking.layers], model)
+            given = model.next_thoughts([layer[:, :-1] for layer in thinking.layers], 0)
             thinking = model.think(*segments, given=given, past=past)
-        return {name: (LOSSES[name].total(self.model, thinking, batch), n) for name, n in self.counts(batch).items()}
+        totals = {name: self.parts[name] if name in self.parts else LOSSES[name].total for name in self.weights}
+        return {name: (totals[name](model, thinking, batch), n) for name, n in self.counts(batch).items()}
 
     def own_state(self):
         """The weights that are not the model's."""

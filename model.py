@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from coconut import Coconut
-from feedback import make_feedback
 from weights import load, read_weights
 
 
@@ -32,7 +31,11 @@ class GPTConfig:
     vocab_size: int = 50257
     dropout: float = 0.0
     fixed_positions: bool = False  # sinusoids as position embeddings, which are not trained
-    feedback: str = "last"  # what is fed back as the next thought: a name of feedback.py
+    feedback: str = "last"  # these three are coconut.py's: what is fed back as the next thought, a name of feedback.py;
+    thought_positions: str = (
+        "none"  # what tells thoughts apart: nothing but their places; "learned"; or "shared" places;
+    )
+    stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
     # how to train it: these two are no part of the model, and may be changed at any time
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all
@@ -42,6 +45,7 @@ class Past(NamedTuple):
     """What has been read. It is never changed, so it can be kept, forked, and read on from more than once."""
 
     real: torch.Tensor  # (B, K) bool: which positions count. Padding does not, nor a thought that a row does not have
+    length: torch.Tensor  # (B, 1) int64: the next position's number; less than count if thoughts share one
     layers: tuple  # of each layer: (k, v) of each pass so far, (B, nh, T, hs)
 
     def map_layers(self, function):
@@ -51,11 +55,12 @@ class Past(NamedTuple):
     def select(self, rows):
         """The past of these rows, (M,) int64: some left out, or repeated."""
         fork = self.map_layers(lambda passes: tuple((k[rows], v[rows]) for k, v in passes))
-        return fork._replace(real=self.real[rows])
+        return fork._replace(real=self.real[rows], length=self.length[rows])
 
     def repeat(self, times):
         """Each row so many times. Their keys and values stand there once, (B / times, nh, T, hs): see attend."""
-        return self._replace(real=self.real.repeat_interleave(times, 0))
+        real, length = (x.repeat_interleave(times, 0) for x in (self.real, self.length))
+        return self._replace(real=real, length=length)
 
 
 class CausalSelfAttention(nn.Module):
@@ -107,6 +112,16 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x)), past
 
 
+def place(real, moves, past):
+    """(which of all positions count, (B, K); the positions of the last T; the next one's number, (B, 1)).
+
+    real (B, T): which of the T new ones count; moves (B, T): which of them take a new position, None: all that count.
+    """
+    seen = real if past is None else torch.cat((past.real, real), 1)
+    position = (real if moves is None else moves).cumsum(1) + (0 if past is None else past.length)
+    return seen, (position - 1).clamp(min=0), position[:, -1:]
+
+
 def visible(real, T):
     """(B, 1, T, K) bool: the last T of K positions see what is real, up to their own place."""
     K = real.size(1)
@@ -149,17 +164,16 @@ class GPT2(nn.Module):
         """Hidden states after ln_f (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.wte.weight)
 
-    def read(self, x, real, past=None):
+    def read(self, x, real, past=None, moves=None):
         """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
 
-        Rows are right-padded where there is no past yet. Returns (states, past): the hidden states as a list, of the
-        input and after each block, (B, T, C) each, the last one after ln_f; where not real they mean nothing.
+        Rows are right-padded where there is no past yet; moves: see place. Returns (states, past): the hidden states as
+        a list, of the input and after each block, (B, T, C), the last after ln_f; where not real they mean nothing.
         """
         T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
-        position = seen.cumsum(1)[:, -T:] - 1  # the row's own count of real positions
+        seen, position, length = place(real, moves, past)
         mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
-        x = F.dropout(x + self.wpe(position.clamp(min=0)), self.config.dropout, self.training)
+        x = F.dropout(x + self.wpe(position), self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.h):
             run = partial(checkpoint, block, use_reentrant=False) if recompute else block
@@ -167,15 +181,11 @@ class GPT2(nn.Module):
             states.append(x)
             layers.append(passes)
         states[-1] = self.ln_f(x)
-        return states, Past(seen, tuple(layers))
+        return states, Past(seen, length, tuple(layers))
 
 
 class GPT(Coconut, GPT2):
     """GPT-2 that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.feedback = make_feedback(config.feedback, config.n_embd)
 
     @classmethod
     def from_pretrained(cls, source, dropout=0.0):

@@ -67,8 +67,8 @@ def wrap(objective, shard):
     if WORLD == 1:
         return objective
     if not shard:
-        more = any(True for _ in objective.model.feedback.parameters())  # given thoughts do not ask for them
-        return DistributedDataParallel(objective, find_unused_parameters=more)
+        own = any(name.startswith(objective.model.OWN) for name, _ in objective.model.named_parameters())
+        return DistributedDataParallel(objective, find_unused_parameters=own)  # not every step thinks
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
 
     model = objective.model

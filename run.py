@@ -20,7 +20,7 @@ import parallel
 from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model
 from config import UserError, first_line
 from evaluate import evaluate
-from losses import Objective
+from losses import Objective, trained_on
 from tokenizer import make_tokenizer
 
 
@@ -96,7 +96,7 @@ class Run:
             compile_blocks(self.model)
         elif self.device == "cpu" and not cfg.shard:
             fast.speed_up(self.model)  # without this line it takes longer, that is all
-        self.objective = Objective(self.model, cfg.losses).to(self.device)
+        self.objective = Objective(self.model, trained_on(cfg)).to(self.device)
         self.forward = parallel.wrap(self.objective, cfg.shard)
         self.optimizer = new_optimizer(self.objective, cfg)
         if cfg.resume:

@@ -34,6 +34,14 @@ class TrainConfig:
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
     icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
     feedback: str = option("last", "what is fed back as the next thought (feedback.py)")
+    thought_positions: str = option(
+        "none",
+        "what tells thoughts apart: their places only, a learned vector for each, or nothing: they share a place",
+        ("none", "learned", "shared"),
+    )
+    stop: str = option(
+        "", "a head that says when to stop thinking, and how it is trained (losses.py)", ("", "classifier", "ponder")
+    )
     thought_targets: str = option(
         "", "what thoughts should predict, for --losses=thoughts: a step, a graph's nodes", ("", "steps", "walks")
     )
@@ -119,5 +127,9 @@ class TrainConfig:
                 raise UserError(str(e)) from None
         if self.n_embd % self.n_head:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
+        if self.stop and METHODS[self.method].instead != "thought":
+            raise UserError(f"stop={self.stop}: method={self.method} does not think")
+        if self.stop == "ponder" and self.questions > 1:
+            raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite: expected one of them")
