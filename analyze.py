@@ -347,7 +347,7 @@ def main(argv):
     print(f"{args.ckpt}: {cfg.method}, stage {saved['stage']}; {len(raw):,} problems of {path}", flush=True)
     model.to(pick_device(args.device))
     about = {"command": command, "checkpoint": args.ckpt, "data": path, "method": cfg.method, "stage": saved["stage"]}
-    with precision(cfg, model.wte.weight.device):
+    with precision(cfg, next(model.parameters()).device):
         result = about | {"problems": len(raw)} | analyze(model, raw, graphs, cfg, tok, most, args)
     for key, show in (
         ("sweep", show_sweep),

@@ -11,16 +11,22 @@ import torch
 
 import parallel
 from config import UserError, check, first_line
+from feedback import make_feedback
+from hf_tokenizer import load_tokenizer
 from init import induction
+from llama import Llama, LlamaConfig, is_llama
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
-from tokenizer import SPECIALS, make_tokenizer
+from tokenizer import make_tokenizer
 from weights import some, why_not_weights
 
-SIZES = "n_layer", "n_head", "n_embd", "block_size", "fixed_positions"  # what comes with weights from elsewhere
+MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
+# settings that come with weights from elsewhere
+SIZES = "model n_layer n_head n_embd block_size fixed_positions n_kv_head head_dim n_inner rope_theta".split()
+TOKEN_ROWS = "wte.weight", "embed_tokens.weight", "lm_head.weight"  # matrices with a row for each token
 MOST_PARAMETERS = 20 * 10**9  # of which each takes 16 bytes in training: to fill a memory in silence is no answer
-FORMAT = 3  # of checkpoints; to be raised when older programs or files will not do any more
+FORMAT = 4  # of checkpoints; to be raised when older programs or files will not do any more
 
 
 def pick_device(name):
@@ -34,16 +40,29 @@ def pick_device(name):
     return name
 
 
-def new_model(cfg, tok, vocab_size=None):
-    """A model with random weights; vocab_size: as the tokenizer's, unless given. UserError if memory does not do."""
-    sizes = cfg.n_layer, cfg.n_head, cfg.n_embd, cfg.block_size, vocab_size or tok.n_vocab
-    n_parameters = 12 * cfg.n_layer * cfg.n_embd**2 + cfg.n_embd * sum(sizes[3:])  # not counting what is small
+def sizes(model):
+    """The settings that a model has brought along."""
+    return {name: getattr(model.config, name) for name in SIZES if hasattr(model.config, name)}
+
+
+def model_config(cfg, **more):
+    """The GPTConfig or LlamaConfig that the settings describe; more: its fields that are no settings."""
+    config = MODELS[cfg.model][1]
+    names = {f.name for f in dataclasses.fields(config)} & {f.name for f in dataclasses.fields(cfg)}
+    return config(**more | {name: getattr(cfg, name) for name in names})
+
+
+def new_model(cfg, tok, **more):
+    """A model with random weights for all tokens; more: as in model_config. UserError if memory does not do."""
+    kind, config = MODELS[cfg.model][0], model_config(cfg, **more | {"vocab_size": tok.n_vocab})
+    with torch.device("meta"):  # shapes only
+        n_parameters = sum(p.numel() for p in kind(config).parameters())
     if n_parameters > MOST_PARAMETERS:
         raise UserError(
             f"{n_parameters:,} parameters (n_layer, n_embd, block_size), expected at most {MOST_PARAMETERS:,}"
         )
     try:
-        model = GPT(GPTConfig(*sizes, cfg.dropout, cfg.fixed_positions, cfg.feedback))
+        model = kind(config)
     except RuntimeError as e:  # torch has no error of its own for the memory of a CPU
         if "allocate memory" not in str(e):
             raise
@@ -58,34 +77,50 @@ def token_ids(tok):
     return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
 
 
+def source_tokenizer(source):
+    """The tokenizer of weights: of a checkpoint its own, beside a Llama the one in its files, or else GPT-2's."""
+    source = find_checkpoint(source)
+    if is_ours(source):
+        return load_checkpoint(source)[2]
+    return load_tokenizer(source) if is_llama(source) else make_tokenizer("gpt2")
+
+
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
     source = find_checkpoint(source)
     if is_ours(source):  # such as the chain of thought that the paper's GSM8K begins with
         old, its_cfg, its_tok, _ = load_checkpoint(source)
-        if its_cfg.tokenizer != cfg.tokenizer:
+        if cfg.tokenizer not in ("source", its_cfg.tokenizer):
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
         if its_cfg.feedback != cfg.feedback:
             print(f"{source} was trained to think with feedback={its_cfg.feedback}, and goes on with {cfg.feedback}")
         longer = max(cfg.block_size, old.config.block_size)
-        cfg = dataclasses.replace(cfg, **{k: getattr(old.config, k) for k in SIZES} | {"block_size": longer})
-        model, ids, its_ids = new_model(cfg, tok), token_ids(tok), token_ids(its_tok)
+        cfg = dataclasses.replace(cfg, **sizes(old) | {"block_size": longer})
+        model, ids, its_ids = new_model(cfg, tok, **vars(old.config)), token_ids(tok), token_ids(its_tok)
         shared = [token for token in ids if token in its_ids]
-        with torch.no_grad():  # words and positions that the model has not known start from random values
-            wte, wpe = model.wte.weight.clone(), model.wpe.weight.clone()
-            wte[[ids[t] for t in shared]] = old.wte.weight[[its_ids[t] for t in shared]]
-            wpe[: old.config.block_size] = old.wpe.weight
-        model.load_state_dict(old.state_dict() | {"wte.weight": wte, "wpe.weight": wpe})
+        own, its = model.state_dict(), old.state_dict()
+        for name in own.keys() & its.keys():  # what it has not known starts from random values: words, positions
+            if name in TOKEN_ROWS:
+                own[name][[ids[t] for t in shared]] = its[name][[its_ids[t] for t in shared]]
+            else:
+                own[name][: len(its[name])] = its[name]
         return model, cfg
-    model = GPT.from_pretrained(source, cfg.dropout)
-    found, wanted = model.config.vocab_size, tok.n_vocab  # GPT-2 itself knows only the first of our special tokens
-    if found < wanted - len(SPECIALS) + 1 or (found != wanted and cfg.tokenizer != "gpt2"):
+    llama = is_llama(source)
+    model = (Llama if llama else GPT).from_pretrained(source, cfg.dropout)
+    found, wanted, its = model.config.vocab_size, tok.n_vocab, ("source",) if llama else ("source", "gpt2")
+    known = 1 + max({*range(wanted)} - {*tok.added})
+    if found < known or (found != wanted and cfg.tokenizer not in its):
         raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
     like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
-    if found > wanted:
-        print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
-    model.grow_vocab(wanted, like[0] if len(like) == 1 else None)
-    return model, dataclasses.replace(cfg, **{k: getattr(model.config, k) for k in SIZES})
+    like = like[0] if len(like) == 1 else None
+    if llama:
+        model.grow_vocab(wanted, like, unused=tok.added)
+    else:
+        if found > wanted:
+            print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
+        model.grow_vocab(wanted, like)
+    model.config.feedback, model.feedback = cfg.feedback, make_feedback(cfg.feedback, model.config.n_embd)
+    return model, dataclasses.replace(cfg, **sizes(model))
 
 
 def find_checkpoint(path):
@@ -122,8 +157,9 @@ def load_checkpoint(path):
     try:
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
-        model = new_model(cfg, tok, len(saved["model"]["wte.weight"]))
-        model.load_state_dict(saved["model"])
+        with torch.device("meta"):  # shapes only: the values come from the file
+            model = MODELS[cfg.model][0](model_config(cfg, **saved["model_config"]))
+        model.load_state_dict(saved["model"], assign=True)
         for name, kind in (("stage", int), ("longest", int)):
             if type(saved.get(name)) is not kind or saved[name] < 0:
                 raise UserError(f"{path}: a broken checkpoint: expected a number {name!r}")

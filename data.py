@@ -66,8 +66,8 @@ def texts(problem, cfg):
 
 
 def find_pieces(problems, cfg):
-    """The words (or characters) that a file's problems are made of, sorted; GPT-2 brings its own."""
-    if cfg.tokenizer == "gpt2":
+    """The words (or characters) that a file's problems are made of, sorted; none if the tokenizer is a model's own."""
+    if cfg.tokenizer not in PATTERNS:
         return []
     pattern = re.compile(PATTERNS[cfg.tokenizer])
     return sorted({piece for p in problems for text in texts(p, cfg) for piece in pattern.findall(text)})
@@ -125,7 +125,7 @@ def compare(path, problems, trains, cfg, tok, pieces):
 
     In words or characters, where the tokenizer is made of them; else in tokens, which are known, whoever has seen them.
     """
-    if cfg.tokenizer == "gpt2":
+    if cfg.tokenizer not in PATTERNS:
         seen = np.zeros(tok.n_vocab, bool)
         for train in trains:
             seen[train.tokens] = True
@@ -137,11 +137,11 @@ def compare(path, problems, trains, cfg, tok, pieces):
     asked = [*problems.questions()]
     common = {*asked}.intersection(chain.from_iterable(train.questions() for train in trains))
     n_common, n = sum(question in common for question in asked), len(asked)
-    what = {"gpt2": "tokens", "words": "words", "chars": "characters"}[cfg.tokenizer]
+    what = {"words": "words", "chars": "characters"}.get(cfg.tokenizer, "tokens")
     line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
     if not n_new:
         return f"{line}; all of their {what} are"
-    warning = "WARNING: " * (cfg.tokenizer != "gpt2")
+    warning = "WARNING: " * (cfg.tokenizer in PATTERNS)
     return f"{warning}{line}; {n_new:,} have {what} that are not, such as {name_some(found)}"
 
 

@@ -1,12 +1,13 @@
 """
-Write a trained model the way Hugging Face keeps a GPT-2: weights, config.json, and the tokenizer.
+Write a trained model the way Hugging Face keeps a GPT-2 or a Llama: weights, config.json, and the tokenizer.
 
 The way back is weights.py.
 
     python export.py out/gsm8k/best.pt my_model
 
-Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise. To let it think
-there, feed its hidden states back with inputs_embeds=, as model.py does; README.md shows the loop.
+Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise; for a Llama
+AutoModelForCausalLM and AutoTokenizer. To let it think there, feed its hidden states back with inputs_embeds=, as
+coconut.py does; docs/weights.md shows the loop.
 """
 
 import json
@@ -54,6 +55,27 @@ def write_tokenizer(folder, context):
         f.write("#version: 0.2\n" + "\n".join(merges) + "\n")
 
 
+def export_gpt2(model, tok, folder):
+    """A GPT2 and its tokenizer to a folder that GPT.from_pretrained and transformers read; float32."""
+    c, eos = model.config, tok.encode_single_token(EOS)
+    os.makedirs(folder, exist_ok=True)
+    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in own_weights(model).items()}
+    write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
+    config = {
+        "feedback": c.feedback,
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+        "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
+        "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
+        "bos_token_id": eos, "eos_token_id": eos,
+        "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
+    }  # fmt: skip
+    write_json(os.path.join(folder, "config.json"), config)
+    if tok.name == "gpt2":
+        write_tokenizer(folder, c.block_size)
+    else:
+        write_other_tokenizer(tok, folder)
+
+
 def export_llama(model, tok, folder):
     """A LlamaBase and its tokenizer to a folder that LlamaBase.from_pretrained, load_tokenizer and transformers read.
 
@@ -64,10 +86,11 @@ def export_llama(model, tok, folder):
         raise UserError("qkv_bias together with qk_norm: Hugging Face has no such model")
     name = "Qwen2" if c.qkv_bias else "Qwen3" if c.qk_norm else "Llama"
     os.makedirs(folder, exist_ok=True)
-    tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in model.state_dict().items()}
+    tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in own_weights(model).items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     config = {"architectures": [f"{name}ForCausalLM"], "model_type": name.lower(), "dtype": "float32"}
     config |= {
+        "feedback": c.feedback,
         "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head,
         "head_dim": c.head_dim, "hidden_size": c.n_embd, "intermediate_size": c.n_inner, "vocab_size": c.vocab_size,
         "max_position_embeddings": c.block_size, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
@@ -75,7 +98,19 @@ def export_llama(model, tok, folder):
         "bos_token_id": eos, "eos_token_id": eos,
     }  # fmt: skip
     write_json(os.path.join(folder, "config.json"), config)
-    write_tokenizer_json(tok, folder)
+    write_other_tokenizer(tok, folder)
+
+
+def write_other_tokenizer(tok, folder):
+    try:
+        write_tokenizer_json(tok, folder)
+    except UserError as e:  # the weights are good all the same
+        print(f"no tokenizer written: {e}", file=sys.stderr)
+
+
+def own_weights(model):
+    """{name: tensor} without those of a feedback, which Hugging Face's models do not have."""
+    return {k: t for k, t in model.state_dict().items() if not k.startswith("feedback.")}
 
 
 def write_json(path, content):
@@ -91,27 +126,10 @@ def main(argv):
         raise UserError("expected two arguments: a checkpoint and a folder")
     path, folder = find_checkpoint(argv[0]), argv[1]
     model, cfg, tok, _ = load_checkpoint(path)
-    os.makedirs(folder, exist_ok=True)
-    c, eos = model.config, tok.encode_single_token(EOS)
-    own = {k: t for k, t in model.state_dict().items() if k.startswith("feedback.")}  # GPT-2 has no such weights
-    tensors = {k: t for k, t in model.state_dict().items() if k not in own}
-    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in tensors.items()}
-    write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
-    if own:
-        write_safetensors(os.path.join(folder, "feedback.safetensors"), own)
-    config = {
-        "feedback": c.feedback,
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
-        "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
-        "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-        "bos_token_id": eos, "eos_token_id": eos,
-        "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
-    }  # fmt: skip
-    if cfg.tokenizer == "gpt2":
-        write_tokenizer(folder, c.block_size)
-    else:
-        print(f"no tokenizer written: {cfg.tokenizer!r} is none of Hugging Face's", file=sys.stderr)
-    write_json(os.path.join(folder, "config.json"), config)
+    (export_llama if cfg.model == "llama" else export_gpt2)(model, tok, folder)
+    feedback = {k: t for k, t in model.state_dict().items() if k.startswith("feedback.")}
+    if feedback:
+        write_safetensors(os.path.join(folder, "feedback.safetensors"), feedback)
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
 
 

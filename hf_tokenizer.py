@@ -11,14 +11,13 @@ long as tokens are numbered in that order. This is checked. Nothing here needs t
 import itertools
 import json
 import os
-import unicodedata
 
 import tiktoken
 
 from config import UserError
 from download import download
 from textfile import read_text
-from tokenizer import EOS, SPECIALS
+from tokenizer import EOS, SPECIALS, NFCEncoding
 from weights import HUB, on_hub, read_json
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -29,13 +28,6 @@ QWEN = (
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 FILES = "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt"
-
-
-class NFCEncoding(tiktoken.Encoding):
-    """One that brings text to Unicode's normal form C first: "e" and an accent become the one character "\u00e9"."""
-
-    def encode_ordinary(self, text):
-        return super().encode_ordinary(unicodedata.normalize("NFC", text))
 
 
 def byte_letters():
@@ -58,7 +50,8 @@ def find_files(source):
     """{name: path} of those of FILES that are in a folder or on Hugging Face, whence they are downloaded."""
     source = on_hub(source)
     if not source.startswith("hf:"):
-        paths = {name: os.path.join(source, name) for name in FILES}
+        folder = source if os.path.isdir(source) else os.path.dirname(source)
+        paths = {name: os.path.join(folder, name) for name in FILES}
         return {name: path for name, path in paths.items() if os.path.exists(path)}
     repo, _, revision = source[3:].partition("@")
     paths = {}
@@ -120,9 +113,10 @@ def read_tokenizer(paths):
 def load_tokenizer(source):
     """A tiktoken.Encoding from tokenizer.json, or else from vocab.json, merges.txt and tokenizer_config.json.
 
-    source: a folder, hf:owner/name[@revision], or a name such as "qwen3-0.6b". SPECIALS that the model does not know
-    get the lowest numbers that it has not given away, which is where a model has rows that were never trained, if it
-    has any. So do bytes that its text never had (SmolLM2: 21, such as control characters), which transformers drops.
+    source: a folder or a file in it, hf:owner/name[@revision], or a name such as "qwen3-0.6b". SPECIALS that the model
+    does not know get the lowest numbers that it has not given away, which is where a model has rows that were never
+    trained, if it has any. So do bytes that its text never had (SmolLM2: 21, such as control characters), which
+    transformers drops. The Encoding's list `added` has the numbers of both.
     UserError if files are missing, or if the tokenizer is of a kind that tiktoken cannot be.
     """
     paths = find_files(source)
@@ -146,18 +140,22 @@ def load_tokenizer(source):
         specials[EOS] = specials.pop(eos)
     taken = {*ranks.values(), *specials.values()}
     free = (i for i in itertools.count() if i not in taken)
-    for name in SPECIALS:
-        if name not in specials:
-            specials[name] = next(free)
-    for b in range(256):
-        if bytes([b]) not in ranks:
-            ranks[bytes([b])] = next(free)
+    specials |= {name: next(free) for name in SPECIALS if name not in specials}
+    ranks |= {bytes([b]): next(free) for b in range(256) if bytes([b]) not in ranks}
+    added = {*ranks.values(), *specials.values()} - taken
+    # a number that still means nothing could be written by a model, but not be decoded
+    specials |= {f"<|unused-{i}|>": i for i in range(max(taken | added)) if i not in taken | added}
     kind = NFCEncoding if nfc else tiktoken.Encoding
-    return kind("hf", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    tok = kind("source", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    tok.added = sorted(added)
+    return tok
 
 
 def write_tokenizer_json(tok, folder):
-    """Any byte-level tiktoken.Encoding to tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
+    """A tiktoken.Encoding to tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer.
+
+    UserError if its tokens are not all merged of two others, as whole words are.
+    """
     letters = byte_letters()
     ranks, specials = tok._mergeable_ranks, tok._special_tokens
 
@@ -167,7 +165,10 @@ def write_tokenizer_json(tok, folder):
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     cut = {"type": "Split", "pattern": {"Regex": tok._pat_str}, "behavior": "Isolated", "invert": False}
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    merges = [" ".join(map(spell, split_pair(t, ranks))) for t in sorted(ranks, key=ranks.get) if len(t) > 1]
+    pairs = [split_pair(t, ranks) for t in sorted(ranks, key=ranks.get) if len(t) > 1]
+    if any(part not in ranks for pair in pairs for part in pair):
+        raise UserError(f"{tok.name!r} is none of Hugging Face's")
+    merges = [" ".join(map(spell, pair)) for pair in pairs]
     added = [{"id": i, "content": name, **flags} for i, name in sorted((i, name) for name, i in specials.items())]
     tokenizer = {
         "version": "1.0",

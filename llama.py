@@ -31,12 +31,13 @@ from weights import describe, find, is_weight, read_json, read_pickle, read_safe
 class LlamaConfig:
     """The defaults are those of SmolLM2-135M."""
 
+    model = "llama"  # no field: what settings.py calls it
     n_layer: int = 30
     n_head: int = 9
-    n_kv_head: int = 3  # n_head / n_kv_head query heads share keys and values
-    head_dim: int = 64
+    n_kv_head: int = 3  # n_head / n_kv_head query heads share keys and values; 0: each has its own
+    head_dim: int = 64  # 0: n_embd / n_head
     n_embd: int = 576
-    n_inner: int = 1536  # the MLP's width
+    n_inner: int = 1536  # the MLP's width; 0: 8/3 n_embd, which makes its three matrices as large as GPT-2's two
     block_size: int = 8192  # positions that a row may use; no weight depends on it
     vocab_size: int = 49152
     rope_theta: float = 1e5  # the slowest rotation turns once in about 2 pi rope_theta positions
@@ -52,6 +53,9 @@ class LlamaConfig:
     backprop_thoughts: int | None = None
 
     def __post_init__(self):
+        self.n_kv_head = self.n_kv_head or self.n_head
+        self.head_dim = self.head_dim or self.n_embd // self.n_head
+        self.n_inner = self.n_inner or 8 * self.n_embd // 3
         if self.n_head % self.n_kv_head:
             raise UserError(f"n_head={self.n_head} is not a multiple of n_kv_head={self.n_kv_head}")
         if self.head_dim % 2:
@@ -166,6 +170,11 @@ class LlamaBase(nn.Module):
         model.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
         return model
 
+    @property
+    def h(self):
+        """The blocks, by GPT-2's name."""
+        return self.layers
+
     def grow_vocab(self, vocab_size, like=None, unused=()):
         """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all.
 
@@ -279,6 +288,12 @@ def read_config(path):
         "qk_norm": config["model_type"] == "qwen3",
         "tie": bool(config.get("tie_word_embeddings")),
     }
+
+
+def is_llama(source):
+    """Whether the config.json beside the weights says that they are one of these; source as in from_pretrained."""
+    config = read_json(path) if (path := find(source)[1]) else None
+    return isinstance(config, dict) and config.get("model_type") in FIXED["model_type"]
 
 
 def read_llama(source):

@@ -24,6 +24,7 @@ from weights import load, read_weights
 class GPTConfig:
     """The defaults are OpenAI's smallest GPT-2 (124M parameters)."""
 
+    model = "gpt2"  # no field: what settings.py calls it
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768

@@ -17,11 +17,11 @@ import curriculum
 import data
 import fast
 import parallel
-from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model
+from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model, source_tokenizer
 from config import UserError, first_line
 from evaluate import evaluate
 from losses import Objective, trained_on
-from tokenizer import make_tokenizer
+from tokenizer import PATTERNS, make_tokenizer, to_text
 
 
 def new_optimizer(objective, cfg):
@@ -117,11 +117,17 @@ class Run:
         files = [{split: f"{folder}/{split}.json" for split in splits} for folder in cfg.data_dir]
         for path in (path for paths in files for path in paths.values()):
             data.check_exists(path)
-        pieces = set()
-        for paths in files if cfg.tokenizer != "gpt2" else ():
-            pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
-        self.pieces = sorted(pieces)
-        self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
+        if cfg.tokenizer == "source":
+            if cfg.init_from == "scratch":
+                raise UserError("--tokenizer=source is that of the weights in init_from, which is 'scratch'")
+            self.tok = self.saved[2] if cfg.resume else source_tokenizer(cfg.init_from)
+            self.pieces = [to_text(self.tok)]
+        else:
+            pieces = set()
+            for paths in files if cfg.tokenizer in PATTERNS else ():
+                pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
+            self.pieces = sorted(pieces)
+            self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
         if cfg.resume:
             self.model = self.saved[0]
             if cfg.init_from != "scratch":
@@ -262,6 +268,7 @@ class Run:
         checkpoint = {
             "model": weights,
             "config": dataclasses.asdict(self.cfg),
+            "model_config": dataclasses.asdict(self.model.config),
             "pieces": self.pieces,
             "longest": self.longest,
             "stage": self.plan[min(self.progress["index"], len(self.plan) - 1)],

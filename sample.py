@@ -26,12 +26,11 @@ import torch
 from torch.nn import functional as F
 
 import data
-from checkpoint import find_checkpoint, load_checkpoint, pick_device, pretrained_model
+from checkpoint import find_checkpoint, load_checkpoint, pick_device, pretrained_model, source_tokenizer
 from config import UserError, cli, option, parse
 from curriculum import count, make_prompt, split
 from evaluate import find_answer, right_answer, solve
 from settings import TrainConfig
-from tokenizer import make_tokenizer
 
 
 @dataclass
@@ -65,8 +64,8 @@ def load(args):
     if args.init_from:
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
-        tok, method = make_tokenizer("gpt2"), "cot" if args.latent is None else "coconut"
-        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer="gpt2", method=method), tok)
+        tok, method = source_tokenizer(args.init_from), "cot" if args.latent is None else "coconut"
+        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
     path = find_checkpoint(args.out_dir or latest_run())

@@ -10,6 +10,9 @@ from curriculum import METHODS
 from feedback import make_feedback
 from losses import parse_losses
 
+# settings that only one of the base models has
+ONLY = {"gpt2": ("init", "fixed_positions"), "llama": ("n_kv_head", "head_dim", "n_inner", "rope_theta")}
+
 
 @dataclass
 class TrainConfig:
@@ -17,7 +20,11 @@ class TrainConfig:
 
     # data
     data_dir: tuple[str, ...] = option(("data/hops",), "folder of train.json, valid.json, test.json, for each stage")
-    tokenizer: str = option("words", "gpt2, or one made from the training data", ("gpt2", "words", "chars"))
+    tokenizer: str = option(
+        "words",
+        "gpt2, that of the weights in init_from (source), or one made from the training data",
+        ("gpt2", "source", "words", "chars"),
+    )
     question_format: str = option("{}\n", "how a question is written; these three are the official code's")
     step_format: str = option("{}\n", "how a step is written")
     answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
@@ -64,6 +71,7 @@ class TrainConfig:
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
     )
+    model: str = option("gpt2", "the base model, model.py's or llama.py's; weights bring theirs", ("gpt2", "llama"))
     n_layer: int = option(2, "transformer blocks", least=1, most=1000)
     n_head: int = option(4, "attention heads", least=1, most=1000)
     n_embd: int = option(128, "width", least=1, most=100_000)
@@ -71,6 +79,10 @@ class TrainConfig:
     init: str = option("gpt2", "how random weights are drawn (init.py)", ("gpt2", "induction"))
     dropout: float = option(0.0, "dropout", least=0, most=1)
     fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
+    n_kv_head: int = option(0, "llama: heads of keys and values, which others share; 0: n_head", least=0, most=1000)
+    head_dim: int = option(0, "llama: width of a head; 0: n_embd / n_head", least=0, most=100_000)
+    n_inner: int = option(0, "llama: width of the MLP; 0: 8/3 n_embd", least=0, most=10**6)
+    rope_theta: float = option(10000.0, "llama: the slowest rotation's period, in 2 pi positions", least=1)
     # optimisation
     epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
     steps: tuple[int, ...] = option(
@@ -125,11 +137,15 @@ class TrainConfig:
                 read(getattr(self, name))
             except ValueError as e:
                 raise UserError(str(e)) from None
-        if self.n_embd % self.n_head:
+        if self.n_embd % self.n_head and not self.head_dim:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if self.stop and METHODS[self.method].instead != "thought":
             raise UserError(f"stop={self.stop}: method={self.method} does not think")
         if self.stop == "ponder" and self.questions > 1:
             raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
+        for model, names in ONLY.items():
+            for name in names if model != self.model else ():
+                if getattr(self, name) != getattr(TrainConfig, name):
+                    raise UserError(f"{name}={getattr(self, name)} is for model={model}, but this is {self.model}")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite: expected one of them")

@@ -1,11 +1,14 @@
 """
 Tokenizers: a tiktoken.Encoding, whatever the task. GPT-2's own, or one made of a task's words or characters.
 
-Other models' own are read in hf_tokenizer.py.
+Other models' own are read in hf_tokenizer.py; a checkpoint keeps one of them as to_text's text.
 
 Each ends with the same four special tokens. Text is always encoded with encode_ordinary, so that "<|latent|>" in a
 question remains text; the special tokens come from encode_single_token.
 """
+
+import json
+import unicodedata
 
 import tiktoken
 
@@ -20,8 +23,29 @@ PATTERNS = {
 }
 
 
+class NFCEncoding(tiktoken.Encoding):
+    """One that brings text to Unicode's normal form C first: "e" and an accent become the one character "\u00e9"."""
+
+    def encode_ordinary(self, text):
+        return super().encode_ordinary(unicodedata.normalize("NFC", text))
+
+
+def to_text(tok):
+    """All that a tiktoken.Encoding is, as JSON: make_tokenizer("source", [text]) makes it again."""
+    ranks = {token.decode("latin-1"): i for token, i in tok._mergeable_ranks.items()}
+    return json.dumps([tok._pat_str, isinstance(tok, NFCEncoding), ranks, tok._special_tokens])
+
+
 def make_tokenizer(kind, pieces=()):
-    """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text."""
+    """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text.
+
+    "source": that of other weights, of which the only piece is to_text's text.
+    """
+    if kind == "source":
+        pattern, nfc, ranks, specials = json.loads(pieces[0])
+        ranks = {token.encode("latin-1"): i for token, i in ranks.items()}
+        encoding = NFCEncoding if nfc else tiktoken.Encoding
+        return encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
     if kind == "gpt2":
         try:
             base = tiktoken.get_encoding("gpt2")
@@ -36,4 +60,6 @@ def make_tokenizer(kind, pieces=()):
         for piece in pieces:
             ranks.setdefault(piece.encode(), len(ranks))
     specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
-    return tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    tok = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    tok.added = [specials[name] for name in SPECIALS[1:]] if kind == "gpt2" else []  # what weights need not know
+    return tok

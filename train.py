@@ -25,15 +25,14 @@ import torch
 import batches
 import data
 import parallel
-from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, pretrained_model
+from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, pretrained_model, source_tokenizer
 from config import UserError, cli, parse
 from curriculum import for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
 from settings import TrainConfig
 from textfile import ours
-from tokenizer import make_tokenizer
-from weights import find as find_weights
+from tokenizer import to_text
 
 # What an evaluation does with what it is given: with a checkpoint of ours, and with weights from elsewhere
 ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "grading", "eval_batch_size", "device", "dtype"}
@@ -177,8 +176,6 @@ def check_given(cfg, path, saved_cfg=None):
         raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
     if "data_dir" in given and len(cfg.data_dir) > 1:
         raise UserError(f"--eval_only={path}: {given['data_dir']} names several folders, expected one")
-    if not saved_cfg and "tokenizer" in cfg.given and cfg.tokenizer != "gpt2":
-        raise UserError(f"{path}: GPT-2's weights know GPT-2's tokens only, but {cfg.given['tokenizer']} is another")
 
 
 def evaluate_only(cfg):
@@ -191,9 +188,12 @@ def evaluate_only(cfg):
         cfg, pieces = dataclasses.replace(saved_cfg, **wanted), saved["pieces"]
     else:
         check_given(cfg, path)
-        find_weights(path)  # what is not there is missed before GPT-2's vocabulary is downloaded
-        tok, pieces, saved = make_tokenizer("gpt2"), [], None
-        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer="gpt2"), tok)
+        tok = source_tokenizer(path)
+        if "tokenizer" in cfg.given and cfg.tokenizer not in ("source", tok.name):
+            whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
+            raise UserError(f"{path}: {whose} tokens only, but {cfg.given['tokenizer']} is another")
+        pieces, saved = [to_text(tok)] if tok.name == "source" else [], None
+        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer=tok.name), tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces) if pieces else (0, [])
     if unknown:

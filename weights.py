@@ -148,7 +148,8 @@ def find(source):
         repo, _, revision = source[3:].partition("@")
         return find_online(f"{HUB}/{repo}/resolve/{revision or 'main'}", revision)
     if not os.path.exists(source):
-        raise UserError(f"{no_such('file or folder', source)}, nor one of {', '.join(SIZES)}, nor hf:owner/name")
+        names = ", ".join(SIZES | PINNED)
+        raise UserError(f"{no_such('file or folder', source)}, nor one of {names}, nor hf:owner/name")
     folder = source if os.path.isdir(source) else os.path.dirname(source)
     config = os.path.join(folder, "config.json")
     config = config if os.path.exists(config) else None

@@ -35,7 +35,7 @@ def splits(folder, *problems):
         (["--max_latent_stage=100000000000000000000"], ["max_latent_stage", "at most 1000"]),
         (["--c_thought=10000000000000000000"], ["c_thought", "at most 1000"]),
         (["--max_new_tokens=999999999999999"], ["max_new_tokens", "at most 1000000000"]),
-        (["--data_dir=good", "--n_layer=1000", "--n_embd=20000"], ["4,800,0", "parameters", "at most 20,000,000,000"]),
+        (["--data_dir=good", "--n_layer=1000", "--n_embd=20000"], ["4,800,2", "parameters", "at most 20,000,000,000"]),
         (["configs/nothing.py"], ["configs/nothing.py: no such config file in the current folder, "]),
         (["configs/hops.py"], ["configs/hops.py: no such", "in the current folder, ", "did you mean ", "hops.py?"]),
         (["--lr", "1e-3", "5e-4"], ["'5e-4'", "separated by commas: --lr=1e-3,5e-4"]),

@@ -277,7 +277,7 @@ def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):
     saved = torch.load(run.last)
     torch.save(saved | {"format": 99}, run.last)
     before = open(run.last, "rb").read()
-    assert "format 99, this program reads 3" in refused()
+    assert "format 99, this program reads 4" in refused()
     torch.save(saved, run.last)
     before = open(run.last, "rb").read()
     prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=data", "--seed=3"])
