@@ -188,13 +188,16 @@ def describe_thoughts(model, thoughts, tok):
 # ---------------------------------------------------------------- all of it
 
 
-def sweep(model, problems, graphs, cfg, tok, n):
-    """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem)."""
+def sweep(model, problems, graphs, cfg, tok, n, may_stop=False):
+    """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem).
+
+    may_stop: after n at most, when it says so itself.
+    """
     prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
-    solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg))
+    solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), may_stop=may_stop)
     answers = [find_answer(text, cfg) for text, *_ in solved]
     row = {
-        "thoughts": n,
+        "thoughts": mean(len(thoughts) for *_, thoughts in solved) if may_stop else n,
         "accuracy": mean(a == right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
         "tokens": mean(n_tokens for _, n_tokens, _ in solved),
     }
@@ -204,7 +207,7 @@ def sweep(model, problems, graphs, cfg, tok, n):
             for graph, (text, *_), answer in zip(graphs, solved, answers)
         ]
         row["categories"] = {name: grades.count(name) / len(grades) for name in CATEGORIES}
-    return row, torch.stack([thoughts.float().cpu() for _, _, thoughts in solved])
+    return row, [thoughts.float().cpu() for _, _, thoughts in solved]
 
 
 def replacements(thoughts, seed):
@@ -252,6 +255,9 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
         for i, value in zip(left, values if left else ()):
             if i < args.examples:
                 result["examples"][i]["values"].append({"thoughts": n, "value": value})
+    thoughts = torch.stack(thoughts)  # the last ones, (problems, N, C)
+    if cfg.stop:
+        result["auto"], _ = sweep(model, problems, graphs, cfg, tok, most, may_stop=True)
     result["controls"] = control(model, problems, thoughts, cfg, tok, args) if thoughts.size(1) else []
     result["thoughts"] = describe_thoughts(model.cpu(), thoughts, tok)
     result["probes"] = probe_all(thoughts, paths, args)
@@ -278,6 +284,11 @@ def show_sweep(rows):
     names = [name for name in CATEGORIES if "categories" in rows[0]]
     shown = [[r["thoughts"], r["accuracy"], f"{r['tokens']:.1f}", *(r["categories"][c] for c in names)] for r in rows]
     table("what is written after so many forced thoughts", ["thoughts", "accuracy", "tokens", *names], shown)
+
+
+def show_auto(row):
+    thinks = f"{row['thoughts']:.2f} thoughts on average and {row['tokens']:.1f} tokens, {row['accuracy']:.1%} right"
+    print(f"when it stops by itself: {thinks}")
 
 
 def show_values(rows):
@@ -351,12 +362,13 @@ def main(argv):
         result = about | {"problems": len(raw)} | analyze(model, raw, graphs, cfg, tok, most, args)
     for key, show in (
         ("sweep", show_sweep),
+        ("auto", show_auto),
         ("values", show_values),
         ("controls", show_controls),
         ("thoughts", show_thoughts),
         ("probes", show_probes),
     ):
-        if result[key]:
+        if result.get(key):
             show(result[key])
     out = args.out or os.path.join(os.path.dirname(args.ckpt), "analysis.json")
     with open(out, "w", encoding="utf-8") as f:

@@ -10,8 +10,8 @@ import os
 import torch
 
 import parallel
+from coconut import Coconut
 from config import UserError, check, first_line
-from feedback import make_feedback
 from hf_tokenizer import load_tokenizer
 from init import induction
 from llama import Llama, LlamaConfig, is_llama
@@ -92,8 +92,10 @@ def pretrained_model(source, cfg, tok):
         old, its_cfg, its_tok, _ = load_checkpoint(source)
         if cfg.tokenizer not in ("source", its_cfg.tokenizer):
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
-        if its_cfg.feedback != cfg.feedback:
-            print(f"{source} was trained to think with feedback={its_cfg.feedback}, and goes on with {cfg.feedback}")
+        for name in Coconut.SETTINGS:
+            its, ours = getattr(its_cfg, name), getattr(cfg, name)
+            if its != ours:
+                print(f"{source} was trained to think with {name}={its or None}, and goes on with {ours or None}")
         longer = max(cfg.block_size, old.config.block_size)
         cfg = dataclasses.replace(cfg, **sizes(old) | {"block_size": longer})
         model, ids, its_ids = new_model(cfg, tok, **vars(old.config)), token_ids(tok), token_ids(its_tok)
@@ -119,7 +121,9 @@ def pretrained_model(source, cfg, tok):
         if found > wanted:
             print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
         model.grow_vocab(wanted, like)
-    model.config.feedback, model.feedback = cfg.feedback, make_feedback(cfg.feedback, model.config.n_embd)
+    for name in Coconut.SETTINGS:
+        setattr(model.config, name, getattr(cfg, name))
+    model.equip()
     return model, dataclasses.replace(cfg, **sizes(model))
 
 

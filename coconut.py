@@ -38,6 +38,7 @@ class Thinking(NamedTuple):
 class Coconut:
     """Thinking and writing, for a base model with embed, read and head."""
 
+    SETTINGS = "feedback", "thought_positions", "stop"  # of its config that are not the base model's
     OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
 
     def __init__(self, config):

@@ -17,6 +17,7 @@ import sys
 import tiktoken
 
 from checkpoint import find_checkpoint, load_checkpoint
+from coconut import Coconut
 from config import UserError, cli
 from hf_tokenizer import byte_letters, split_pair, write_tokenizer_json
 from tokenizer import EOS, SPECIALS
@@ -59,10 +60,10 @@ def export_gpt2(model, tok, folder):
     """A GPT2 and its tokenizer to a folder that GPT.from_pretrained and transformers read; float32."""
     c, eos = model.config, tok.encode_single_token(EOS)
     os.makedirs(folder, exist_ok=True)
-    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in own_weights(model).items()}
+    tensors = {f"transformer.{k}": t.T if is_projection(k) else t for k, t in parted(model)[0].items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     config = {
-        "feedback": c.feedback,
+        **thinking(c),
         "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
         "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
@@ -86,11 +87,11 @@ def export_llama(model, tok, folder):
         raise UserError("qkv_bias together with qk_norm: Hugging Face has no such model")
     name = "Qwen2" if c.qkv_bias else "Qwen3" if c.qk_norm else "Llama"
     os.makedirs(folder, exist_ok=True)
-    tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in own_weights(model).items()}
+    tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in parted(model)[0].items()}
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     config = {"architectures": [f"{name}ForCausalLM"], "model_type": name.lower(), "dtype": "float32"}
     config |= {
-        "feedback": c.feedback,
+        **thinking(c),
         "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head,
         "head_dim": c.head_dim, "hidden_size": c.n_embd, "intermediate_size": c.n_inner, "vocab_size": c.vocab_size,
         "max_position_embeddings": c.block_size, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
@@ -108,9 +109,16 @@ def write_other_tokenizer(tok, folder):
         print(f"no tokenizer written: {e}", file=sys.stderr)
 
 
-def own_weights(model):
-    """{name: tensor} without those of a feedback, which Hugging Face's models do not have."""
-    return {k: t for k, t in model.state_dict().items() if not k.startswith("feedback.")}
+def thinking(config):
+    """How it thinks, for config.json."""
+    return {name: getattr(config, name) for name in Coconut.SETTINGS}
+
+
+def parted(model):
+    """({name: tensor} of the base model, the same of what Hugging Face's models do not have)."""
+    tensors = model.state_dict()
+    own = {k: t for k, t in tensors.items() if k.startswith(Coconut.OWN)}
+    return {k: t for k, t in tensors.items() if k not in own}, own
 
 
 def write_json(path, content):
@@ -127,9 +135,9 @@ def main(argv):
     path, folder = find_checkpoint(argv[0]), argv[1]
     model, cfg, tok, _ = load_checkpoint(path)
     (export_llama if cfg.model == "llama" else export_gpt2)(model, tok, folder)
-    feedback = {k: t for k, t in model.state_dict().items() if k.startswith("feedback.")}
-    if feedback:
-        write_safetensors(os.path.join(folder, "feedback.safetensors"), feedback)
+    own = parted(model)[1]
+    if own:
+        write_safetensors(os.path.join(folder, "thinking.safetensors"), own)
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
 
 

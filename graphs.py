@@ -78,6 +78,7 @@ def graph_of(problem):
         root, target = names[problem["root"]], names[problem["target"]]
         other = names[problem["neg_target"]] if "neg_target" in problem else None
     elif len(words) % 2 == 0 and words[-2:-1] == ["start"]:
+        words = words[:-4] + words[-2:] if words[-4:-3] == ["go"] else words
         edges, root, target, other = list(zip(words[:-2:2], words[1:-2:2])), words[-1], problem["answer"], None
         names = sorted({name for edge in edges for name in edge})
     else:

@@ -12,6 +12,7 @@ No circle with the same start occurs twice in the three files, in whatever order
 
     python prepare_hops.py                 # data/hops/{train,valid,test}.json
     python prepare_hops.py --hops=6 --out_dir=data/hops6
+    python prepare_hops.py --hops=2,6 --out_dir=data/hops_mixed      # "... go 3 start c": as many as it says
 """
 
 import random
@@ -24,7 +25,9 @@ from data import write_splits
 @dataclass
 class HopsConfig:
     nodes: int = option(10, "nodes in the circle, at most 26", least=2)
-    hops: int = option(4, "arrows to follow", least=1, most=1000)
+    hops: tuple[int, ...] = option(
+        (4,), "arrows to follow; fewest,most: the question says how many", least=1, most=1000
+    )
     train: int = option(50_000, "number of training problems", least=1, most=10**7)
     valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
     test: int = option(1_000, "number of test problems", least=1, most=10**7)
@@ -32,14 +35,16 @@ class HopsConfig:
     seed: int = option(0, "seed of the random numbers", least=0)
 
 
-def make_problem(rng, n_nodes, n_hops):
+def make_problem(rng, n_nodes, hops):
     """One problem, with its identity: the circle, told from the start."""
+    n_hops = rng.randint(*hops) if len(hops) > 1 else hops[0]
     circle = list("abcdefghijklmnopqrstuvwxyz"[:n_nodes])
     rng.shuffle(circle)
     arrows = [f"{a} {b}" for a, b in zip(circle, circle[1:] + circle[:1])]
     rng.shuffle(arrows)
     steps = [circle[i % n_nodes] for i in range(1, n_hops + 1)]
-    question = f"{' '.join(arrows)} start {circle[0]}"
+    how_many = f" go {n_hops}" if len(hops) > 1 else ""
+    question = f"{' '.join(arrows)}{how_many} start {circle[0]}"
     return {"question": question, "steps": steps, "answer": steps[-1]}, "".join(circle)
 
 
@@ -47,6 +52,8 @@ def main(argv):
     cfg = parse(HopsConfig, argv, __doc__)
     if cfg.nodes > 26:
         raise UserError(f"--nodes={cfg.nodes}: there are names for 26 nodes")
+    if len(cfg.hops) > 2 or cfg.hops[0] > cfg.hops[-1]:
+        raise UserError(f"--hops={','.join(map(str, cfg.hops))}: expected one number, or fewest,most")
     rng = random.Random(cfg.seed)
     write_splits(cfg, lambda: make_problem(rng, cfg.nodes, cfg.hops))
 

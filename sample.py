@@ -6,6 +6,7 @@ A whole file of questions, measured: train.py --eval_only and analyze.py.
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py out/hops                              # another run; or one of its checkpoints
     python sample.py --latent=0                            # the same model, not allowed to think
+    python sample.py --latent=auto                         # until it stops by itself (train.py --stop=classifier)
     python sample.py --interactive                         # type questions, until an empty line or ^D
     python sample.py --question="e c b i c g g h a j i f d b h a j d f e start c" --latent=2
     python sample.py --init_from=FOLDER --latent=6 --question="Tom has 3 apples and eats one. How many are left?"
@@ -29,7 +30,7 @@ import data
 from checkpoint import find_checkpoint, load_checkpoint, pick_device, pretrained_model, source_tokenizer
 from config import UserError, cli, option, parse
 from curriculum import count, make_prompt, split
-from evaluate import find_answer, right_answer, solve
+from evaluate import find_answer, most_thoughts, right_answer, solve
 from settings import TrainConfig
 
 
@@ -37,8 +38,8 @@ from settings import TrainConfig
 class SampleConfig:
     out_dir: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
     init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
-    latent: int | None = option(
-        None, "number of thoughts; by default as in training (--init_from: none)", least=0, most=1000
+    latent: str = option(
+        "", "number of thoughts, or auto: until the model stops; by default as in training (--init_from: none)"
     )
     question: str | None = option(None, "a question to answer")
     interactive: bool = option(False, "read questions from the terminal")
@@ -52,6 +53,10 @@ class SampleConfig:
     seed: int = option(1, "decides what is drawn", least=0, most=2**63)
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
+    def __post_init__(self):
+        if self.latent not in ("", "auto") and not (self.latent.isdecimal() and int(self.latent) <= 1000):
+            raise UserError(f"--latent={self.latent}, expected a number of at most 1000, or auto")
+
 
 def latest_run():
     """The folder of the run under out/ that was written to last; out/ itself if there is none."""
@@ -64,7 +69,7 @@ def load(args):
     if args.init_from:
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
-        tok, method = source_tokenizer(args.init_from), "cot" if args.latent is None else "coconut"
+        tok, method = source_tokenizer(args.init_from), "coconut" if args.latent else "cot"
         model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
@@ -89,8 +94,15 @@ def ask(args, cfg, known):
 
 
 def make_prompts(problems, cfg, tok, stage, args):
-    """Prompts with --latent thoughts, or else with as many as training gave each problem at this stage."""
-    latent, prompts = args.latent, []
+    """Prompts with --latent thoughts, or else with as many as training gave each problem at this stage.
+
+    Of a model that stops by itself they are given as many as there may be.
+    """
+    latent, prompts = int(args.latent) if args.latent.isdecimal() else None, []
+    if args.latent == "auto" and not cfg.stop:
+        raise UserError("--latent=auto: this model was not trained to stop by itself (train.py --stop=classifier)")
+    if cfg.stop and latent is None:
+        return [make_prompt(p.question, most_thoughts(stage, cfg), cfg, tok) for p in problems]
     trained = [None if stage is None else count(len(p.steps), stage, cfg)[1] for p in problems]
     if stage is not None and latent is not None and {*trained} != {latent}:
         usual = " or ".join(map(str, sorted({*trained})))
@@ -110,6 +122,7 @@ def make_prompts(problems, cfg, tok, stage, args):
 def answer(model, problems, prompts, cfg, tok, args):
     """Yields for each problem all that there is to see, as --json has it; `right` is None where nobody knows."""
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
+    sampling["may_stop"] = bool(cfg.stop) and args.latent in ("", "auto")
     solved = solve(model, prompts, cfg, tok, args.max_new_tokens, **sampling)
     for problem, (text, n_tokens, thoughts) in zip(problems, solved):
         top = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
