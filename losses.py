@@ -103,8 +103,9 @@ def ponder(model, thinking, batch):
     nats = F.cross_entropy(model.head(again.predicting[:, :-1]).mT, labels, reduction="none")  # (B (N+1), S)
     nats = (nats.sum(1) / (labels != -100).sum(1)).view(-1, N + 1)
     log_p = stop_chances(model.stop(thinking.states)[..., 0], n)
-    log_q = (k * math.log(1 - PRIOR)).expand_as(log_p).masked_fill(k > n, -math.inf).log_softmax(1)
-    return ((log_p.exp() * (nats + PULL * (log_p - log_q)))[k <= n]).sum()
+    log_q = (k.to(log_p.dtype) * math.log(1 - PRIOR)).expand_as(log_p).masked_fill(k > n, -math.inf).log_softmax(1)
+    nats, log_p, log_q = (x[k <= n] for x in (nats, log_p, log_q))
+    return (log_p.exp() * (nats + PULL * (log_p - log_q))).sum()
 
 
 class SeqVCR(nn.Module):

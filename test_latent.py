@@ -45,15 +45,15 @@ def tiny(request):
     return make
 
 
-def naive_gpt(model, x, fixed=slice(0)):
+def naive_gpt(model, x, fixed=slice(0), no_move=slice(0)):
     """Hidden states after ln_f (T, C) of the input embeddings x (T, C)."""
-    return naive_states(model, x, fixed)[-1]
+    return naive_states(model, x, fixed, no_move)[-1]
 
 
-def naive_states(model, x, fixed=slice(0)):
+def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
     """[the input, after each block, ...], and the last one after ln_f, (T, C) each, after the GPT-2 paper's code.
 
-    No gradient goes into the keys and values of the `fixed` positions.
+    No gradient goes into the keys and values of the `fixed` positions. Those of `no_move` are where the one before is.
     """
     T, C = x.shape
     nh = model.config.n_head
@@ -62,7 +62,9 @@ def naive_states(model, x, fixed=slice(0)):
         x = x - x.mean(-1, keepdim=True)
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * ln.weight + ln.bias
 
-    x = x + model.wpe.weight[:T]
+    moves = torch.ones(T, dtype=torch.int64)
+    moves[no_move] = 0
+    x = x + model.wpe.weight[moves.cumsum(0) - 1]
     states = [x]
     for block in model.h:
         q, k, v = (norm(x, block.ln_1) @ block.attn.c_attn.weight.T + block.attn.c_attn.bias).split(C, -1)
@@ -86,19 +88,23 @@ def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
     """Logits (S+1, V) that predict suffix[0], suffix[1], ... and what follows, and the thoughts, for one row."""
     x = model.wte.weight[prefix]
     early = 0 if backprop_thoughts is None else max(0, n - backprop_thoughts)  # thoughts without gradient
+    no_move = slice(len(prefix) + 1, len(prefix) + n) if model.config.thought_positions == "shared" else slice(0)
+    where = slice(len(prefix), len(prefix) + early), no_move
     for i in range(n):
-        h = naive_gpt(model, x, slice(len(prefix), len(prefix) + early))[-1:]
-        x = torch.cat((x, h.detach() if 0 < i <= early else h))
+        h = naive_gpt(model, x, *where)[-1:]
+        h = h.detach() if 0 < i <= early else h
+        x = torch.cat((x, h if model.thought_vectors is None else h + model.thought_vectors[i]))
     x = torch.cat((x, model.wte.weight[suffix]))
-    h = naive_gpt(model, x, slice(len(prefix), len(prefix) + early))[len(prefix) + n - 1 :]
+    h = naive_gpt(model, x, *where)[len(prefix) + n - 1 :]
     return h @ model.wte.weight.T, x[len(prefix) : len(prefix) + n]
 
 
 def naive_generate(model, prefix, n, suffix, max_new_tokens, eos):
     suffix, tokens = list(suffix), []
+    places = min(n, 1) if model.config.thought_positions == "shared" else n
     while len(tokens) < max_new_tokens:
         tokens.append(naive_row(model, prefix, n, suffix)[0][-1].argmax().item())
-        if tokens[-1] == eos or len(prefix) + n + len(suffix) == BLOCK:
+        if tokens[-1] == eos or len(prefix) + places + len(suffix) == BLOCK:
             break
         suffix.append(tokens[-1])
     return tokens
@@ -157,6 +163,25 @@ def test_loss_and_all_gradients_equal_the_naive_recomputation(dtype, tolerance, 
     ours, theirs = gradients(model, loss), gradients(model, expected)
     for name, gradient in ours.items():
         assert_close(gradient, theirs[name], tolerance)
+
+
+@pytest.mark.parametrize("positions", ["learned", "shared"])
+def test_where_thoughts_stand(positions, tiny):
+    """Catches a suffix that goes on at the wrong place, another thought's vector, given thoughts placed otherwise."""
+    model, rows = tiny(thought_positions=positions), some_rows()
+    inputs = batch(rows)
+    expected, loss = naive_loss(model, rows), model(*inputs)[1]
+    assert_close(loss, expected, 1e-10)
+    ours, theirs = gradients(model, loss), gradients(model, expected)
+    for name, gradient in ours.items():
+        assert_close(gradient, theirs[name], 1e-10)
+    assert abs(naive_loss(tiny(), rows) - expected) > 1e-3
+    own = model.think(*inputs[:4])
+    assert_close(model.think(*inputs[:4], given=own.fed).predicting, own.predicting, 1e-10)
+    tokens = model.generate(*inputs[:3], max_new_tokens=50)
+    for (prefix, n, *_), written in zip(rows[:3], tokens.tolist()):
+        expected = naive_generate(model, prefix, n, [], 50, None)
+        assert written[: len(expected)] == expected and not any(written[len(expected) :])
 
 
 @pytest.mark.parametrize(
@@ -604,3 +629,92 @@ def test_what_is_fed_back(name, tiny):
     ours = torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
     for a, b in zip(ours, theirs):
         assert_close(a, b, 1e-10)
+
+
+STOP_ROWS = [Row([1, 2], 2, [3, 4], [-100, 4]), Row([5], 0, [3, 6, 7], [3, -100, 7]), Row([2, 9, 4], 4, [8], [8])]
+
+
+def naive_stops(model, row):
+    """The chances to stop after 0, 1, ..., n thoughts, if it has not stopped before."""
+    x = model.wte.weight[row.prefix]
+    chances = []
+    for _ in range(row.n + 1):
+        h = naive_gpt(model, x)[-1:]
+        chances.append((h @ model.stop.weight.T + model.stop.bias)[0, 0].sigmoid())
+        x = torch.cat((x, h))
+    return chances
+
+
+def test_when_to_stop(tiny):
+    """Catches a state off by one, a chance of what comes after the stop, a prior not cut off, a missing gradient."""
+    model = tiny(stop="ponder")
+    ends, ponder = 0, 0
+    for row in STOP_ROWS:
+        chances, rest = naive_stops(model, row), 1
+        priors = torch.tensor([0.2 * 0.8**k for k in range(row.n + 1)], dtype=torch.float64)
+        for k, chance in enumerate(chances):
+            p = rest * chance if k < row.n else rest
+            if k == row.n:
+                ends = ends - (rest * chance).log()
+            rest = rest * (1 - chance)
+            logits, scored = naive_row(model, row.prefix, k, row.suffix)[0][:-1], torch.tensor(row.labels)
+            ponder = ponder + p * F.cross_entropy(logits, scored)
+            ponder = ponder + 0.01 * p * (p / (priors[k] / priors.sum())).log()
+    losses = Objective(model, ("stop", "ponder"))(collate(STOP_ROWS))
+    for name, expected in (("stop", ends), ("ponder", ponder)):
+        total, count = losses[name]
+        assert count == 3
+        assert_close(total, expected, 1e-10)
+        ours, theirs = (torch.autograd.grad(x, list(model.parameters()), retain_graph=True) for x in (total, expected))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+
+
+def test_rows_stop_one_by_one(tiny):
+    """Catches a row that thinks on because its neighbours do, or stops with them; also where all stop at once."""
+    model = tiny(stop="classifier")
+    prefix, prefix_len, _, suffix, _ = batch(some_rows(seed=3, size=8))
+    found = set()
+    for bias in (-9.0, -2.0, -1.0, -0.5, 9.0):
+        model.stop.bias.data.fill_(bias)
+        n = []
+        for p, length in zip(prefix.tolist(), prefix_len):
+            chances = naive_stops(model, Row(p[:length], 5, [], []))
+            rest = [math.prod(1 - c for c in chances[: k + 1]) for k in range(6)]
+            n.append(next((k for k in range(5) if rest[k] <= 0.5), 5))
+        settings = {"max_new_tokens": 3, "return_thoughts": True}
+        together = model.generate(prefix, prefix_len, 5, suffix, may_stop=True, **settings)
+        alone = model.generate(prefix, prefix_len, torch.tensor(n), suffix, **settings)
+        assert torch.equal(together[0], alone[0]) and [len(t) for t in together[1]] == n
+        for a, b in zip(together[1], alone[1]):
+            assert torch.equal(a, b) or len(a) and (a - b).abs().max() < 1e-12
+        found |= {*n}
+    assert len(found) > 3
+
+
+@pytest.mark.parametrize("name, width, l_1, l_2", [("seq_vcr", 2048, 1, 0.004), ("seq_vcr_fixed", 32, 1, 0.004)])
+def test_seq_vcr_equals_its_formula(name, width, l_1, l_2, tiny):
+    """Catches a thought that a row does not have, a variance of the wrong N, a diagonal among the covariances."""
+    model, rows = tiny(), some_rows(size=6)
+    objective = Objective(model, (name,)).double()
+    project, expected = objective.parts[name].project, 0
+    assert not any(k.startswith("parts") for k in model.state_dict()) and len(objective.own_state()) == 2
+    most = max(row.n for row in rows)
+    for k in range(most + 1):
+        states = []
+        for row in rows:
+            if row.n >= k:
+                thoughts = naive_row(model, row.prefix, k + 1, [])[1]
+                states.append(thoughts[k] @ project.weight.T + project.bias)
+        C = torch.stack(states).T.cov() if len(states) > 1 else torch.zeros(width, width, dtype=torch.float64)
+        variance = (C.diagonal() + 0.001).sqrt()
+        others = C.square().sum(1) - C.diagonal().square()
+        expected = expected + (l_1 * (1 - variance).clamp(min=0) + l_2 * others).mean() / (most + 1)
+    total, count = objective(collate(rows))[name]
+    assert count == 1
+    assert_close(total, expected, 1e-9)
+    ours, theirs = gradients(model, total), gradients(model, expected)
+    for key, gradient in ours.items():
+        assert_close(gradient, theirs[key], 1e-9)
+    trained = [p for p in objective.parameters() if p.requires_grad and p is project.weight]
+    assert bool(trained) == (name == "seq_vcr")

@@ -19,6 +19,7 @@ import data
 import evaluate
 import graphs
 import prepare_gsm8k
+import prepare_hops
 from config import UserError, parse
 from curriculum import Row
 from run import Run
@@ -310,3 +311,17 @@ def test_rows_about_one_graph_share_its_edges():
     assert all(len(row.shared) == 18 and len(row.prefix) == 6 and len(row.targets) == row.n + 1 for row in rows)
     batch = batches.collate(rows)
     assert batch.shared.shape == (2, 18) and batch.prefix.shape == (8, 6)
+
+
+def test_hops_of_mixed_length_say_how_many(tmp_path):
+    """Catches a question that does not tell, a graph with an arrow from "go", and lengths that never come."""
+    prepare_hops.main(["--hops=2,5", "--train=200", "--valid=20", "--test=20", f"--out_dir={tmp_path}"])
+    problems = data.load_json(tmp_path / "train.json")
+    for problem, graph in zip(problems, graphs.read_graphs(problems, "")):
+        words = problem["question"].split()
+        assert words[-4:-2] == ["go", str(len(problem["steps"]))] and "go" not in graph.successors
+        assert len(graph.successors) == 10
+    assert {len(problem["steps"]) for problem in problems} == {2, 3, 4, 5}
+    for hops in ("5,2", "1,2,3"):
+        with pytest.raises(UserError):
+            prepare_hops.main([f"--hops={hops}"])

@@ -28,6 +28,8 @@ def splits(folder, *problems):
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
         (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
         (["--feedback=lst"], ["feedback", "'lst'", "last"]),
+        (["--stop=ponder", "--method=cot"], ["stop=ponder", "cot", "does not think"]),
+        (["--stop=ponder", "--questions=2"], ["stop=ponder", "questions > 1"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--steps=0"], ["steps", "at least 1"]),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from helpers import HERE, command, fails, hops_flags, run_to_the_end, words
 
+import analyze
 import bench
 import curriculum
 import data
@@ -445,6 +446,11 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--feedback=soft",
         "--feedback=layer:-2",
         "--feedback=gate",
+        "--thought_positions=learned",
+        "--thought_positions=shared",
+        "--losses=ce,seq_vcr:0.1",
+        "--stop=classifier",
+        "--stop=ponder",
     ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
@@ -456,8 +462,12 @@ def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_pat
     parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(3, 11))
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
     train.main(["--eval_only=out/parts/best.pt"])
-    sample.main(["--out_dir=out/parts", "--count=1"])
+    sample.main(["--out_dir=out/parts", "--count=1", "--latent=3"])
     assert "thought 3" in capsys.readouterr().out
+    if "stop" in setting:
+        sample.main(["out/parts", "--latent=auto"])
+        analyze.main(["out/parts/best.pt", "--count=8"])
+        assert "when it stops by itself" in capsys.readouterr().out
 
 
 def test_compiled_blocks_give_the_same_gradients():
