@@ -142,12 +142,12 @@ def load_tokenizer(source):
     free = (i for i in itertools.count() if i not in taken)
     specials |= {name: next(free) for name in SPECIALS if name not in specials}
     ranks |= {bytes([b]): next(free) for b in range(256) if bytes([b]) not in ranks}
-    added = {*ranks.values(), *specials.values()} - taken
+    known = {*ranks.values(), *specials.values()}
     # a number that still means nothing could be written by a model, but not be decoded
-    specials |= {f"<|unused-{i}|>": i for i in range(max(taken | added)) if i not in taken | added}
+    specials |= {f"<|unused-{i}|>": i for i in range(max(known)) if i not in known}
     kind = NFCEncoding if nfc else tiktoken.Encoding
     tok = kind("source", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
-    tok.added = sorted(added)
+    tok.added = sorted(known - taken)
     return tok
 
 

@@ -2,7 +2,8 @@
 The proof that the fast code computes what the paper says.   python -m pytest test_latent.py
 
 Each test names the mistake that it would catch. `naive_*` is the slow truth: one row at a time, no cache, no padding,
-attention by hand, the whole sequence computed again for every thought. All of it runs with fast.py and without.
+attention by hand, the whole sequence computed again for every thought. All of it runs with fast.py and without, and
+what does not depend on the base model with model.py and llama.py.
 """
 
 import copy
@@ -20,6 +21,7 @@ import fast
 import train
 from batches import collate
 from curriculum import Row
+from llama import Llama, LlamaConfig
 from losses import Objective
 from model import GPT, GPTConfig
 from settings import TrainConfig
@@ -35,14 +37,25 @@ def tiny(request):
 
     def make(dtype=torch.float64, seed=0, n_layer=2, **settings):
         torch.manual_seed(seed)
-        config = GPTConfig(n_layer=n_layer, n_head=3, n_embd=24, block_size=BLOCK, vocab_size=VOCAB, **settings)
-        model = GPT(config).to(dtype)
+        sizes = {"n_layer": n_layer, "n_embd": 24, "block_size": BLOCK, "vocab_size": VOCAB, **settings}
+        if "llama" in request.param:  # two heads share their keys, whose width is not that of all heads together
+            sizes |= {"n_head": 4, "n_kv_head": 2, "head_dim": 10, "n_inner": 40, "rope_theta": 50.0}
+            model = Llama(LlamaConfig(qkv_bias=True, qk_norm=True, **sizes)).to(dtype)
+        else:
+            model = GPT(GPTConfig(n_head=3, **sizes)).to(dtype)
         with torch.no_grad():
             for p in model.parameters():
                 p.add_(torch.randn_like(p) * 0.2)
-        return (fast.speed_up(model) if request.param == "fast" else model).eval()
+        return (fast.speed_up(model) if "fast" in request.param else model).eval()
 
     return make
+
+
+BOTH = pytest.mark.parametrize("tiny", ["plain", "fast", "llama", "llama fast"], indirect=True)
+
+
+def embeddings(model):
+    return (model.wte if isinstance(model, GPT) else model.embed_tokens).weight
 
 
 def naive_gpt(model, x, fixed=slice(0), no_move=slice(0)):
@@ -55,6 +68,8 @@ def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
 
     No gradient goes into the keys and values of the `fixed` positions. Those of `no_move` are where the one before is.
     """
+    if isinstance(model, Llama):
+        return naive_llama(model, x, fixed, no_move)
     T, C = x.shape
     nh = model.config.n_head
 
@@ -84,9 +99,45 @@ def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
     return [*states[:-1], norm(x, model.ln_f)]
 
 
+def naive_llama(model, x, fixed, no_move):
+    """The same for a Llama, with each head's keys looked up and each pair of numbers turned as one complex number."""
+    c, states = model.config, [x]
+
+    def norm(x, weight):
+        return x / (x.square().mean(-1, keepdim=True) + c.norm_eps).sqrt() * weight
+
+    def linear(x, layer):
+        return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
+
+    def turn(x):  # angles are computed in float32, as in transformers
+        angle = (moves.cumsum(0) - 1)[:, None] * (1 / c.rope_theta ** (torch.arange(0, c.head_dim, 2) / c.head_dim))
+        z = torch.complex(*x.chunk(2, -1)) * torch.complex(angle.cos(), angle.sin())
+        return torch.cat((z.real, z.imag), -1)
+
+    causal, moves = torch.ones(len(x), len(x), dtype=torch.bool).tril(), torch.ones(len(x), dtype=torch.int64)
+    moves[no_move] = 0
+    free = torch.ones(len(x), 1, dtype=torch.bool)
+    free[fixed] = False
+    for block in model.layers:
+        attn, u, heads = block.self_attn, norm(x, block.input_layernorm.weight), []
+        for i in range(c.n_head):
+            own, shared = (slice(j * c.head_dim, (j + 1) * c.head_dim) for j in (i, i * c.n_kv_head // c.n_head))
+            q = turn(norm(linear(u, attn.q_proj)[:, own], attn.q_norm.weight))
+            k = turn(norm(linear(u, attn.k_proj)[:, shared], attn.k_norm.weight))
+            v = linear(u, attn.v_proj)[:, shared]
+            k, v = torch.where(free, k, k.detach()), torch.where(free, v, v.detach())
+            heads.append((q @ k.T / math.sqrt(c.head_dim)).masked_fill(~causal, -math.inf).softmax(-1) @ v)
+        x = x + linear(torch.cat(heads, -1), attn.o_proj)
+        u = norm(x, block.post_attention_layernorm.weight)
+        gate = linear(u, block.mlp.gate_proj)
+        x = x + linear(gate * gate.sigmoid() * linear(u, block.mlp.up_proj), block.mlp.down_proj)
+        states.append(x)
+    return [*states[:-1], norm(x, model.norm.weight)]
+
+
 def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
     """Logits (S+1, V) that predict suffix[0], suffix[1], ... and what follows, and the thoughts, for one row."""
-    x = model.wte.weight[prefix]
+    x = embeddings(model)[prefix]
     early = 0 if backprop_thoughts is None else max(0, n - backprop_thoughts)  # thoughts without gradient
     no_move = slice(len(prefix) + 1, len(prefix) + n) if model.config.thought_positions == "shared" else slice(0)
     where = slice(len(prefix), len(prefix) + early), no_move
@@ -94,9 +145,9 @@ def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
         h = naive_gpt(model, x, *where)[-1:]
         h = h.detach() if 0 < i <= early else h
         x = torch.cat((x, h if model.thought_vectors is None else h + model.thought_vectors[i]))
-    x = torch.cat((x, model.wte.weight[suffix]))
+    x = torch.cat((x, embeddings(model)[suffix]))
     h = naive_gpt(model, x, *where)[len(prefix) + n - 1 :]
-    return h @ model.wte.weight.T, x[len(prefix) : len(prefix) + n]
+    return h @ embeddings(model).T, x[len(prefix) : len(prefix) + n]
 
 
 def naive_generate(model, prefix, n, suffix, max_new_tokens, eos):
@@ -152,6 +203,7 @@ def assert_close(a, b, tolerance):
     assert (a - b).abs().max() <= tolerance * b.abs().max(), f"off by {(a - b).abs().max() / b.abs().max():.1e}"
 
 
+@BOTH
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-10), (torch.float32, 1e-5)])
 def test_loss_and_all_gradients_equal_the_naive_recomputation(dtype, tolerance, tiny):
     """Catches a detached thought, a wrong position or mask, a wrong predecessor of suffix[0], a missing 1/n_scored."""
@@ -165,6 +217,7 @@ def test_loss_and_all_gradients_equal_the_naive_recomputation(dtype, tolerance, 
         assert_close(gradient, theirs[name], tolerance)
 
 
+@BOTH
 @pytest.mark.parametrize("positions", ["learned", "shared"])
 def test_where_thoughts_stand(positions, tiny):
     """Catches a suffix that goes on at the wrong place, another thought's vector, given thoughts placed otherwise."""
@@ -184,6 +237,7 @@ def test_where_thoughts_stand(positions, tiny):
         assert written[: len(expected)] == expected and not any(written[len(expected) :])
 
 
+@BOTH
 @pytest.mark.parametrize(
     "settings",
     [{"backprop_thoughts": m} for m in (1, 2, 3, 9)]
@@ -203,6 +257,7 @@ def test_gradients_with_less_memory(settings, tiny):
         assert_close(gradient, theirs[name], 1e-10)
 
 
+@BOTH
 def test_gradients_in_bfloat16(tiny):
     """Catches products of different types, which autocast does not put right in a backward pass."""
     model, rows = tiny(torch.float32), some_rows(size=4)
@@ -217,6 +272,7 @@ def test_gradients_in_bfloat16(tiny):
             assert F.cosine_similarity(gradient.flatten(), expected[name].flatten(), 0) > 0.98, name
 
 
+@BOTH
 def test_cutting_thoughts_off_frees_their_memory(tiny):
     """Catches graphs of cut thoughts that are kept alive by something that goes on."""
     model = tiny()
@@ -234,6 +290,7 @@ def test_cutting_thoughts_off_frees_their_memory(tiny):
     assert graph_size(1) < 0.3 * graph_size(None)
 
 
+@BOTH
 @pytest.mark.parametrize("grad", [True, False])
 def test_cached_equals_uncached_at_every_split(grad, tiny):
     """Catches masks aligned to the wrong corner, positions that restart, and buffers written at the wrong place."""
@@ -251,6 +308,7 @@ def test_cached_equals_uncached_at_every_split(grad, tiny):
                 assert_close(torch.cat(h, 1), expected, 1e-10)
 
 
+@BOTH
 @pytest.mark.parametrize("extra_padding", [0, 5])
 def test_a_row_does_not_depend_on_its_neighbours_or_padding(extra_padding, tiny):
     """Catches keys of padding or surplus thoughts that are attended to, in the forward and in the backward pass."""
@@ -265,11 +323,13 @@ def test_a_row_does_not_depend_on_its_neighbours_or_padding(extra_padding, tiny)
             assert_close(gradient, expected[name], 1e-10)
 
 
+@BOTH
 def test_without_thoughts_it_is_a_plain_gpt(tiny):
     """Catches any difference between reading a text in one piece and as prefix + suffix; n may be an int."""
     model = tiny()
     text = torch.randint(0, VOCAB, (3, 15))
-    expected = torch.stack([naive_gpt(model, model.wte.weight[row]) @ model.wte.weight.T for row in text])
+    E = embeddings(model)
+    expected = torch.stack([naive_gpt(model, E[row]) @ E.T for row in text])
     for P in (1, 7, 14):
         logits, loss = model(text[:, :P], torch.full((3,), P), 0, text[:, P:])
         assert loss is None
@@ -292,9 +352,10 @@ def test_gradient_reaches_the_question_through_the_last_thought(tiny):
     assert (whole - cut).abs().max() > 1e-3 * whole.abs().max()
 
 
+@BOTH
 def test_generation_batched_equals_single_equals_naive(tiny):
     """Catches rows that go on after eos, positions that drift, a suffix read at the wrong place, a wrong block_size."""
-    model = tiny(seed=3)
+    model = tiny(seed=6)
     rows = [row._replace(suffix=[1, 2], labels=[0, 0]) for row in some_rows(seed=2, size=12)]
     eos = naive_generate(model, *rows[0][:3], 4, eos=None)[-1]  # a token that at least this row writes
     prefix, prefix_len, n, suffix, _ = batch(rows)
@@ -309,6 +370,7 @@ def test_generation_batched_equals_single_equals_naive(tiny):
     assert ends == {True, False}, "the test wants rows that end with eos and rows that fill the block"
 
 
+@BOTH
 def test_generation_returns_the_thoughts_and_can_sample(tiny):
     """Catches thoughts off by one, and top_k or temperature without effect."""
     model, rows = tiny(), some_rows(seed=4)
@@ -340,6 +402,7 @@ def test_reads_past_block_size_are_refused(tiny):
         model(*batch([Row([1] * 30, 5, [2] * 6, [2] * 6)]))
 
 
+@BOTH
 def test_micro_batches_do_not_change_the_step(tiny):
     """Catches a mean of means: the micro-batches hold different numbers of scored tokens."""
     weights = []
@@ -353,6 +416,7 @@ def test_micro_batches_do_not_change_the_step(tiny):
     assert (weights[0][1:] - torch.cat([p.flatten() for p in tiny().parameters()])).abs().max() > 1e-3
 
 
+@BOTH
 def test_a_past_can_be_kept_forked_and_read_on_from_twice(tiny):
     """Catches keys that a later pass overwrites, and a fork that shares what should be its own."""
     model, real = tiny(), torch.ones(2, 4, dtype=torch.bool)
@@ -464,6 +528,7 @@ def test_a_step_is_freed(tiny):
     copy.deepcopy(model)
 
 
+@BOTH
 def test_given_thoughts_are_read_at_once_and_equal_the_models_own(tiny):
     """Catches thoughts at the wrong place when they are given (teacher forcing), or states that are off by one."""
     model, rows = tiny(), some_rows(seed=6, size=6)
@@ -476,6 +541,7 @@ def test_given_thoughts_are_read_at_once_and_equal_the_models_own(tiny):
         assert torch.equal(own.fed[b, : row.n], own.states[b, : row.n])  # with feedback=last
 
 
+@BOTH
 def test_the_loss_is_a_sum_and_a_count(tiny):
     """Catches an objective that differs from the model's own loss, or counts what is not scored."""
     model, rows = tiny(), some_rows()
@@ -495,26 +561,27 @@ GRAPH_ROWS = [  # two questions about each of two graphs; thoughts for which som
 
 def naive_targets(model, rows, given):
     """Sums over all states of: cross-entropy to the uniform distribution over the set; of memberships."""
-    soft, yes_or_no = 0, 0
+    soft, yes_or_no, E = 0, 0, embeddings(model)
     for row in rows:
         prefix = row.shared + row.prefix
-        x = model.wte.weight[prefix]
+        x = E[prefix]
         for i in range(row.n + 1):
             h = naive_gpt(model, x)[-1]
             target = torch.zeros(VOCAB, dtype=h.dtype)
             if row.targets[i] is not None:
                 target[row.targets[i]] = 1
-                p = (h @ model.wte.weight.T - 4).sigmoid()
+                p = (h @ E.T - 4).sigmoid()
                 yes_or_no -= (target * p.log() + (1 - target) * (1 - p).log()).sum()
             if row.targets[i]:
-                soft -= (h @ model.wte.weight.T).log_softmax(-1)[row.targets[i]].mean()
+                soft -= (h @ E.T).log_softmax(-1)[row.targets[i]].mean()
             if i < row.n:
                 if given and model.config.feedback == "soft":
                     target = target / max(1, target.sum())
-                x = torch.cat((x, (target @ model.wte.weight if given else model.feedback([h], model))[None]))
+                x = torch.cat((x, (target @ E if given else model.feedback([h], model))[None]))
     return {"thoughts": soft, "members": yes_or_no}
 
 
+@BOTH
 @pytest.mark.parametrize(
     "feedback, given", [("last", False), ("soft", False), ("members", False), ("last", True), ("soft", True)]
 )
@@ -533,6 +600,7 @@ def test_supervised_thoughts_equal_the_naive_recomputation(feedback, given, tiny
             assert_close(a, b, 1e-10)
 
 
+@BOTH
 @pytest.mark.parametrize("feedback", ["last", "members", "layer:-2"])
 def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
     """Catches a thought that is fed back from the wrong place, or not at all."""
@@ -549,6 +617,7 @@ def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
         assert len({none[name][0].item(), one[name][0].item(), two[name][0].item()}) == 3
 
 
+@BOTH
 def test_a_shared_beginning_is_like_one_of_its_own(tiny):
     """Catches positions or masks that begin anew after what several rows read together."""
     model = tiny()
