@@ -60,7 +60,7 @@ def hops_flags():
 
 def run_to_the_end(flags, stop_at=()):
     """A run in this process, stopped after each of the given numbers of steps and resumed; returns it, finished."""
-    run = Run(parse(TrainConfig, flags, ""))
+    run = Run(parse(TrainConfig, flags, "", takes_file=True))
     for total in (*stop_at, None):
         while run.progress["index"] < len(run.plan) and run.progress["total"] != total:
             train.train_stage(run, stop=lambda at=run.progress, total=total: at["total"] == total)
@@ -69,7 +69,7 @@ def run_to_the_end(flags, stop_at=()):
             run.log("junk", 0.0)  # something that was logged after the checkpoint, before the lights went out
             torch.manual_seed(12345)
             run.lock.close()  # as if the process had ended
-            run = Run(parse(TrainConfig, [*flags, "--resume"], ""))
+            run = Run(parse(TrainConfig, [*flags, "--resume"], "", takes_file=True))
             assert run.progress["total"] == total
     return run
 

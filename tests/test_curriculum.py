@@ -219,7 +219,9 @@ def test_micro_batches_keep_to_their_limits():
 def test_single_stage_methods_train_as_long_as_the_curriculum():
     """Catches baselines that get more or fewer steps than the method that they are compared with."""
     here = HERE
-    for name, lengths in (("gsm8k", [6, 3, 3, 3, 35]), ("gsm8k_cot", [50]), ("gsm8k_no_cot", [50])):
+    papers, single = [6, 3, 3, 3, 35], [50]
+    for name, lengths in {"gsm8k": papers, "gsm8k_smollm2": papers, "gsm8k_qwen3": papers, "gsm8k_cot": single,
+                          "gsm8k_no_cot": single}.items():  # fmt: skip
         run = Run.__new__(Run)  # the plan alone: the problems' numbers are all that it needs
         run.cfg = parse(
             TrainConfig, [os.path.join(here, "configs", f"{name}.py"), "--batch_size=1"], "", takes_file=True

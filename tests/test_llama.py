@@ -14,16 +14,24 @@ import threading
 
 import pytest
 import torch
+from helpers import HERE, fails, run_to_the_end
 from torch.nn import functional as F
 
+import analyze
+import export
 import fast
 import hf_tokenizer
+import sample
+import train
 import weights
-from config import UserError
+from checkpoint import load_checkpoint
+from config import UserError, parse
 from export import export_llama
 from hf_tokenizer import load_tokenizer, write_tokenizer_json
 from llama import Llama, LlamaBase, LlamaConfig
-from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS
+from run import Run
+from settings import TrainConfig
+from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS, make_tokenizer, to_text
 from weights import write_safetensors
 
 transformers = pytest.importorskip("transformers")
@@ -530,6 +538,10 @@ def test_tokenizers_agree(kind, form, tmp_path):
     assert tok.encode_single_token(EOS) == theirs.token_to_id(EOS)
     assert [tok.encode_single_token(name) for name in (BOT, EOT, PAUSE)] == [n, n + 1, n + 2] and tok.n_vocab == n + 3
     assert tok.encode_ordinary(BOT) == theirs.encode(BOT).ids  # as text it is text
+    assert tok.added == [n, n + 1, n + 2]
+    kept = make_tokenizer("source", [to_text(tok)])  # as in a checkpoint
+    assert type(kept) is type(tok) and kept._pat_str == tok._pat_str
+    assert kept._mergeable_ranks == tok._mergeable_ranks and kept._special_tokens == tok._special_tokens
 
     (tmp_path / "ours").mkdir()
     write_tokenizer_json(tok, tmp_path / "ours")
@@ -556,12 +568,13 @@ def test_a_model_whose_end_has_another_name_and_with_gaps(tmp_path):
     """Catches an EOS that the model has never seen although it has one of its own, and unused numbers left unused."""
     theirs = json.loads(train_tokenizer("gpt2").to_str())
     del theirs["model"]["vocab"]["<|endoftext|>"]  # 0
-    theirs["added_tokens"] = theirs["added_tokens"][1:]
+    theirs["added_tokens"] = theirs["added_tokens"][1:] + [{"content": "<far>", "id": 450}]
     (tmp_path / "tokenizer.json").write_text(json.dumps(theirs))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": {"content": "<|im_end|>"}}))
     tok = load_tokenizer(str(tmp_path))
     assert tok.encode_single_token(EOS) == 2 and "<|im_end|>" not in tok._special_tokens
-    assert tok.encode_single_token(BOT) == 0
+    assert tok.encode_single_token(BOT) == 0 and tok.n_vocab == 451
+    assert len({tok.decode([i]) for i in range(300, 451)}) == 151  # whatever a model writes can be shown
 
 
 @pytest.mark.parametrize(
@@ -588,6 +601,147 @@ def test_a_folder_without_a_tokenizer(tmp_path):
     train_tokenizer("gpt2").model.save(str(tmp_path))
     with pytest.raises(UserError, match="does not tell how text is cut"):
         load_tokenizer(str(tmp_path))
+
+
+# ---------------------------------------------------------------- all scripts
+
+
+def sums(n, seed=1):
+    """Problems with two steps each, in GSM8K's manner."""
+    rng, problems = random.Random(seed), []
+    for _ in range(n):
+        a, b, c = (rng.randrange(2, 50) for _ in range(3))
+        steps = [f"<<{a}+{b}={a + b}>>", f"<<{a + b}+{c}={a + b + c}>>"]
+        problems.append({"question": f"{a}, {b} and {c}?", "steps": steps, "answer": str(a + b + c)})
+    return problems
+
+
+@pytest.fixture
+def source(tmp_path, monkeypatch):
+    """Makes a folder as on Hugging Face, "source", and problems in "data"."""
+    monkeypatch.chdir(tmp_path)
+    for split, n in ("train", 20), ("valid", 5), ("test", 8):
+        os.makedirs("data", exist_ok=True)
+        with open(f"data/{split}.json", "w") as f:
+            json.dump(sums(n, seed=n), f)
+
+    def make(kind, unused=0):
+        tokenizer = train_tokenizer("digits" if "llama" in kind else "qwen", ["1 + 2 = <<3", "and 4?"] * 9)
+        hf = random_hf(kind, vocab_size=tokenizer.get_vocab_size() + unused)
+        hf.save_pretrained("source")
+        tokenizer.save("source/tokenizer.json")
+        return hf
+
+    return make
+
+
+CONFIGS = {"llama": "gsm8k_smollm2", "qwen2": "gsm8k_qwen3", "qwen3": "gsm8k_qwen3"}
+SMALL = """--init_from=source --data_dir=data --steps=2,1 --batch_size=4 --eval_every=2 --log_every=1 --max_new_tokens=5
+    --device=cpu""".split()
+
+
+@pytest.mark.parametrize(
+    "kind, unused, feedback", [("llama", 0, "last"), ("qwen2", 2, "gate"), ("qwen3 untied", 9, "soft")]
+)
+def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, source, capsys):
+    """Catches a setting, a size or a tokenizer that is lost between training, going on, evaluating and exporting."""
+    hf = source(kind, unused)
+    flags = [os.path.join(HERE, "configs", CONFIGS[kind.split()[0]] + ".py"), *SMALL, f"--feedback={feedback}"]
+    whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(1, 4))
+    os.rename("source", "moved")  # from here on it is not needed
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
+    assert open("out/whole/log.txt").read() == open("out/parts/log.txt").read()
+    assert parts.model.config.feedback == feedback and parts.model.config.qk_norm == kind.startswith("qwen3")
+    assert parts.cfg.n_kv_head == 2 and parts.cfg.model == "llama" and parts.cfg.block_size == 64
+
+    def says(main, *argv):
+        main([*argv])
+        return capsys.readouterr().out
+
+    assert "on 8 problems" in says(train.main, "--eval_only=out/parts", "--device=cpu")
+    seen = says(sample.main, "out/parts", "--count=1", "--max_new_tokens=9")
+    assert "thought 6" in seen and "WARNING" not in seen
+    assert "answers with other thoughts" in says(analyze.main, "out/parts", "--count=8")
+    assert "tokenizer.json" in says(export.main, "out/parts", "exported")
+    assert ("feedback.safetensors" in os.listdir("exported")) == (feedback == "gate")
+
+    model, _, tok, _ = load_checkpoint("out/parts/best.pt")
+    there = transformers.AutoModelForCausalLM.from_pretrained("exported").eval()
+    there_tok = transformers.AutoTokenizer.from_pretrained("exported")
+    assert type(there) is type(hf) and there_tok.convert_tokens_to_ids(BOT) == tok.encode_single_token(BOT)
+    text = json.load(open("data/test.json"))[0]["question"] + "\n"
+    tokens = torch.tensor([tok.encode_ordinary(text) + [tok.encode_single_token(BOT)]])
+    assert there_tok(text + BOT)["input_ids"] == tokens[0].tolist()
+    with torch.no_grad():
+        states, _ = model.read(model.embed(tokens), real_like(tokens))
+        assert relative(model.head(states[-1]), there(tokens).logits) < 1e-5
+        if feedback == "last":
+            x, eot = think_there(there, tokens, 6), torch.tensor([[tok.encode_single_token(EOT)]])
+            theirs = there(inputs_embeds=torch.cat((x, there.get_input_embeddings()(eot)), 1)).logits[:, -1]
+            thinking = model.think(tokens, torch.tensor([tokens.size(1)]), 6, eot)
+            assert relative(model.head(thinking.predicting[:, -1]), theirs) < 1e-4
+
+    ask = ["--question", text.strip(), "--latent=6", "--max_new_tokens=5", "--json"]
+    ours, *theirs = (
+        json.loads(says(sample.main, *argv, *ask))["questions"][0]
+        for argv in (["out/parts"], ["--init_from=exported"], ["--init_from=exported/model.safetensors"])
+    )
+    assert theirs[0] == theirs[1]
+    if feedback == "last":  # what is fed back is no part of what Hugging Face keeps
+        assert ours["writes"] == theirs[0]["writes"]
+    evaluated = says(train.main, "--eval_only=exported", "--data_dir=data", "--max_new_tokens=3", "--c_thought=2")
+    assert "on 8 problems, 3.0 tokens and 4.0 thoughts each" in evaluated
+    on = run_to_the_end([*flags[:1], *SMALL, "--init_from=out/parts", "--steps=1", "--out_dir=out/on"])
+    assert on.model.config.qk_norm == model.config.qk_norm and on.model.config.tie == model.config.tie
+    said = f"was trained to think with feedback={feedback}, and goes on with last"
+    assert (said in capsys.readouterr().out) == (feedback != "last")
+
+
+@pytest.mark.parametrize("kind, unused", [("llama", 0), ("qwen3 untied", 9)])
+def test_new_tokens_begin_as_others(kind, unused, source):
+    """Catches special tokens that keep the values of rows that were never trained."""
+    hf = source(kind, unused)
+    run = Run(parse(TrainConfig, [*SMALL, "--tokenizer=source", "--max_latent_stage=2", "--out_dir=out"], ""))
+    theirs, ours = hf.state_dict(), run.model.state_dict()
+    first = run.tok.encode_single_token(BOT)
+    assert first == len(theirs["lm_head.weight"]) - unused == run.tok.n_vocab - 3
+    (like,) = run.tok.encode_ordinary("<<")
+    for name in [k for k in ("embed_tokens.weight", "lm_head.weight") if k in ours]:
+        old = theirs["model." + name if name.startswith("embed") else name]
+        assert torch.equal(ours[name][:first], old[:first]) and len(ours[name]) == max(len(old), run.tok.n_vocab)
+        assert torch.equal(ours[name][first : first + 3], old[like].expand(3, -1))
+    run.lock.close()
+
+
+def test_another_tokenizer_is_refused(source, capsys, monkeypatch):
+    """Catches weights that are trained on numbers that mean other words to them."""
+    source("llama")
+    capsys.readouterr()
+    for kind in "words", "gpt2":
+        flags = [*SMALL, f"--tokenizer={kind}", "--out_dir=out"]
+        error = fails(train.main, flags, capsys, monkeypatch)
+        assert f"the tokenizer {kind!r} has" in error or "cannot download" in error
+    error = fails(train.main, ["--eval_only=source", "--data_dir=data", "--tokenizer=words"], capsys, monkeypatch)
+    assert "these weights know their own tokens only, but --tokenizer is another" in error
+    flags = [*SMALL, "--tokenizer=source", "--n_head=2", "--out_dir=out"]
+    assert "--n_head=2 has no effect: n_head is 4" in fails(train.main, flags, capsys, monkeypatch)
+
+
+def test_words_are_no_tokenizer_of_hugging_face(source, capsys):
+    """Catches a tokenizer of whole words that is written as if they were merged of bytes; the weights are, rightly."""
+    source("llama")
+    flags = [*SMALL, "--init_from=scratch", "--model=llama", "--n_embd=24", "--max_latent_stage=2", "--out_dir=out"]
+    run_to_the_end(flags)
+    capsys.readouterr()
+    export.main(["out", "exported"])
+    assert "no tokenizer written: 'words' is none of Hugging Face's" in capsys.readouterr().err
+    model = load_checkpoint("out/best.pt")[0]
+    assert sorted(os.listdir("exported")) == ["config.json", "model.safetensors"]
+    there = transformers.AutoModelForCausalLM.from_pretrained("exported").eval()
+    with torch.no_grad():
+        states, _ = model.read(model.embed(TOKENS), real_like(TOKENS))
+        assert relative(model.head(states[-1]), there(TOKENS).logits) < 1e-5
 
 
 # ---------------------------------------------------------------- real weights

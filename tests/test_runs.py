@@ -27,6 +27,7 @@ import sample
 import train
 from checkpoint import load_checkpoint, new_model
 from config import UserError, parse
+from llama import Llama, LlamaConfig
 from model import GPT, GPTConfig
 from run import Run, compile_blocks
 from settings import TrainConfig
@@ -451,13 +452,15 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--losses=ce,seq_vcr:0.1",
         "--stop=classifier",
         "--stop=ponder",
+        "--model=llama --n_kv_head=1 --head_dim=6 --n_inner=20 --rope_theta=99",
+        "--model=llama --feedback=gate",
     ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
     """Catches settings that work in a training step, and nowhere else."""
     monkeypatch.chdir(tmp_path)
     prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
-    flags = [*hops_flags(), "--steps=4,3", "--eval_every=2", "--max_latent_stage=3", setting]
+    flags = [*hops_flags(), "--steps=4,3", "--eval_every=2", "--max_latent_stage=3", *setting.split()]
     whole = run_to_the_end([*flags, "--out_dir=out/whole"])
     parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(3, 11))
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
@@ -470,12 +473,16 @@ def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_pat
         assert "when it stops by itself" in capsys.readouterr().out
 
 
-def test_compiled_blocks_give_the_same_gradients():
+@pytest.mark.parametrize(
+    "kind, config",
+    [(GPT, GPTConfig(1, 3, 24, 40, VOCAB)), (Llama, LlamaConfig(1, 4, 2, 10, 24, 40, 40, VOCAB, qk_norm=True))],
+)
+def test_compiled_blocks_give_the_same_gradients(kind, config):
     """Catches weights whose gradient a compiler has lost."""
     if not (shutil.which("g++") or shutil.which("clang++")):
         pytest.skip("torch.compile needs a C++ compiler")
     torch.manual_seed(0)
-    model, rows = GPT(GPTConfig(1, 3, 24, 40, VOCAB)), some_rows(size=4)
+    model, rows = kind(config), some_rows(size=4)
     expected, theirs = (loss := naive_loss(model, rows)), gradients(model, loss)
     compile_blocks(model)
     loss = model(*batch(rows))[1]
