@@ -5,7 +5,9 @@ How fast is it? Ratios, measured side by side in one run, on problems as long as
     python bench.py --preset=124M               # GPT-2's size, batch 8
     python bench.py --preset=124M --device=cuda --compile --batch_size=128 --generate=512
     python bench.py --parts=padding --file=data/gsm8k/valid.json
+    python bench.py --parts=feedbacks --thoughts=6
 
+feedbacks   a training step with each feedback, over one with the hidden state (not among the parts by default)
 step        a training step with n thoughts, over one without: with n ordinary tokens in their place (same positions)
 yardstick   the step with six thoughts, and generating, beside transformers' GPT-2, if that package is installed
 memory      what a step adds at its peak, each in a process of its own
@@ -51,6 +53,10 @@ N_STEPS = 0.012, 0.052, 0.310, 0.280, 0.182, 0.106, 0.036, 0.016, 0.006
 ANSWER = 3  # "### 72" and the end of text; 92 % have so many
 
 
+PARTS = "step", "yardstick", "memory", "padding", "feedbacks"
+FEEDBACKS = "layer:-2", "suppressed:0.5", "zero", "embedding", "soft", "members", "fusion:0.6", "projection", "gate"
+
+
 @dataclass
 class BenchConfig:
     preset: str = option("small", "size of the model", tuple(PRESETS))
@@ -71,9 +77,9 @@ class BenchConfig:
     seed: int = option(1, "decides the lengths of the problems", least=0)
 
     def __post_init__(self):
-        unknown = {*self.parts} - {"step", "yardstick", "memory", "padding"}
+        unknown = {*self.parts} - {*PARTS}
         if unknown:
-            raise UserError(f"--parts: expected some of step,yardstick,memory,padding, found {min(unknown)!r}")
+            raise UserError(f"--parts: expected some of {','.join(PARTS)}, found {min(unknown)!r}")
         self.batch_size = self.batch_size or PRESETS[self.preset][1]
 
     def train_config(self, **more):
@@ -109,10 +115,10 @@ def without_thoughts(row):
     return row._replace(prefix=row.prefix + [TOKEN] * row.n, n=0)
 
 
-def new_model(args, device, faster=True):
+def new_model(args, device, faster=True, **settings):
     n_layer, n_head, n_embd = PRESETS[args.preset][0]
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB)).to(device)
+    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, **settings)).to(device)
     if args.compile:
         compile_blocks(model)
         return model
@@ -194,6 +200,21 @@ def measure_steps(args, device):
         print_values(host_ms_per_thought=host_time(objectives["slow"], cfg, chosen[0]))
     if "transformers" in seconds and 6 in args.thoughts:
         print_values(step_over_transformers=ratio(seconds[6, best], seconds["transformers"]))
+
+
+def measure_feedbacks(args, device):
+    cfg, n = args.train_config(), max(args.thoughts)
+    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
+
+    def step(feedback):
+        objective = Objective(new_model(args, device, feedback=feedback))
+        optimizer = new_optimizer(objective, cfg)
+        return lambda i: train_step(objective, optimizer, [make_row(p, n) for p in chosen[i % len(chosen)]], cfg)
+
+    seconds = take_turns({name: step(name) for name in ("last", *FEEDBACKS)}, args)
+    print(f"\ntraining step with {n} thoughts, {args.preset}, batch {args.batch_size}\nfeedback          ms  over last")
+    for name, s in seconds.items():
+        print(f"{name:<14}  {1000 * statistics.median(s):>4.0f}  {ratio(s, seconds['last']):>9.2f}")
 
 
 def host_time(objective, cfg, problems):
@@ -360,6 +381,8 @@ def main(argv):
         measure_generation(args, device)
     if "memory" in args.parts:
         measure_memory(args)
+    if "feedbacks" in args.parts:
+        measure_feedbacks(args, device)
 
 
 if __name__ == "__main__":

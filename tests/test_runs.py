@@ -239,6 +239,14 @@ def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
     assert f"test accuracy {best:.1%} on 20 problems" in evaluated.stdout and "20 of 20 questions" in evaluated.stdout
 
 
+def test_the_benchmark_measures_feedbacks(monkeypatch, capsys):
+    """Catches a feedback that cannot be trained at GPT-2's vocabulary."""
+    monkeypatch.setattr(bench, "FEEDBACKS", ("gate",))
+    bench.main(["--parts=feedbacks", "--thoughts=2", "--batch_size=1", "--rounds=1"])
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[0] for line in lines[-2:]] == ["last", "gate"] and float(lines[-2][2]) == 1
+
+
 def test_the_benchmark_measures(tmp_path):
     """Catches a benchmark that does not run, or that counts padding where there is none."""
     done = command(tmp_path, "bench.py", "--parts=step,memory", "--thoughts=0,2", "--batch_size=2", "--rounds=1")
