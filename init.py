@@ -3,9 +3,12 @@ How weights begin. GPT-2's way is in model.py; this is another, for tasks in whi
 
 A fact such as "a b |" is looked up in two steps (an induction head; Olsson et al. 2022, 2209.11895): in the first layer
 each token looks at the one before it, so that b knows that it follows a; in the second, whoever has a in mind finds
-that b. From GPT-2's random weights it takes a long time until the two happen to fit together, and nothing else can be
-learned before. Here they fit from the beginning, which is a matter of how the matrices are drawn (as in mimetic
-initialisation; Trockman and Kolter 2023, 2305.09828). All of them are trained as usual.
+that b. In "Anna is the mother of Bob." it is five tokens, and who asks for Bob's mother needs what stands before: then
+Bob fetches Anna in the first layer, and in the second, whoever has Bob in mind finds this Bob, and takes her.
+
+From GPT-2's random weights it takes a long time until the two happen to fit together, and nothing else can be learned
+before. Here they fit from the beginning, which is a matter of how the matrices are drawn (as in mimetic initialisation;
+Trockman and Kolter 2023, 2305.09828). All of them are trained as usual.
 """
 
 import math
@@ -15,16 +18,19 @@ from torch import nn
 
 
 @torch.no_grad()
-def induction(model):
-    """Draw the weights of a GPT-2 anew. The other heads of the first layer, and both MLPs, begin as GPT-2's."""
+def induction(model, distance=1):
+    """Draw the weights of a GPT-2 anew. The other heads of the first layer, and both MLPs, begin as GPT-2's.
+
+    What is looked up stands `distance` tokens after that by which it is looked up; negative: so many before it.
+    """
     C, hs, first = model.config.n_embd, model.config.n_embd // model.config.n_head, model.h[0].attn
     nn.init.normal_(model.wte.weight, std=0.28)
-    # Positions are points on circles that turn at C / 2 different speeds, so the place before is one rotation away.
+    # Positions are points on circles that turn at C / 2 different speeds, so a place before is one rotation away.
     speed = math.pi * (torch.arange(C // 2) + 0.5) / (C // 2)
     angle = torch.arange(model.config.block_size)[:, None] * speed
     model.wpe.weight.copy_(0.28 * math.sqrt(2) * torch.cat((angle.sin(), angle.cos()), 1))
-    cos, sin = speed.cos().diag(), speed.sin().diag()
-    back = torch.cat((torch.cat((cos, -sin), 1), torch.cat((sin, cos), 1)))  # wpe[t] back^T = wpe[t - 1]
+    cos, sin = (abs(distance) * speed).cos().diag(), (abs(distance) * speed).sin().diag()
+    back = torch.cat((torch.cat((cos, -sin), 1), torch.cat((sin, cos), 1)))  # wpe[t] back^T = wpe[t - |distance|]
 
     q, k, v = first.c_attn.weight.split(C)  # (C, C) each: rows are outputs, and the first hs of them head 0's
     for w in q, k:
@@ -33,14 +39,20 @@ def induction(model):
     q[:hs] = k[:hs] @ back
     nn.init.orthogonal_(v)
     nn.init.orthogonal_(first.c_proj.weight)
+    reads, says = v[:hs].clone(), first.c_proj.weight[:, :hs].clone()
     writes = first.c_proj.weight[:, :hs] @ v[:hs]  # what head 0 of the first layer adds to x, of what it looks at
     first.c_proj.weight.mul_(0.4)
     for block in model.h[1:]:
         q, k, v = block.attn.c_attn.weight.split(C)
         nn.init.normal_(q, std=math.sqrt(3 / C))
-        k.copy_(q @ writes.T)  # who was written there matches who is looked for
-        nn.init.normal_(v, std=math.sqrt(1 / C))
-        block.attn.c_proj.weight.copy_(0.6 * v.T)  # what is found becomes what is said
+        if distance > 0:
+            k.copy_(q @ writes.T)  # who was written there matches who is looked for
+            nn.init.normal_(v, std=math.sqrt(1 / C))
+            block.attn.c_proj.weight.copy_(0.6 * v.T)  # what is found becomes what is said
+        else:
+            k.copy_(q)  # the same token, elsewhere in the text, matches who is looked for
+            v.copy_(says.T.repeat(model.config.n_head, 1))  # in each head: who was written there ...
+            block.attn.c_proj.weight.copy_(0.6 * reads.T.repeat(1, model.config.n_head))  # ... becomes what is said
     for block in model.h:
         nn.init.normal_(block.mlp.c_proj.weight, std=0.03)
     model.ln_f.weight.fill_(
