@@ -11,8 +11,9 @@ import os
 import re
 import time
 import uuid
+from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 
@@ -143,6 +144,25 @@ def compare(path, problems, trains, cfg, tok, pieces):
         return f"{line}; all of their {what} are"
     warning = "WARNING: " * (cfg.tokenizer in PATTERNS)
     return f"{warning}{line}; {n_new:,} have {what} that are not, such as {name_some(found)}"
+
+
+def step_distance(problems):
+    """How many tokens after a step the next one stands in the question, in most problems; negative: before it.
+
+    In "a b | b c |" with the steps b, c it is 1; in "Cid is the son of Bob. Bob is the son of Al." with Bob, Al it is
+    5. None if there is no such distance in 90 % of the pairs, of steps of one token, in the first 1,000 problems.
+    """
+    counts, n = Counter(), 0
+    for question, steps, _ in islice(problems, 1000):
+        places = defaultdict(list)
+        for i, token in enumerate(question):
+            places[token].append(i)
+        for a, b in zip(steps, steps[1:]):
+            if len(a) == len(b) == 1 and a != b:
+                counts.update({j - i for i in places[a[0]] for j in places[b[0]]})
+                n += 1
+    best = max(counts, key=lambda d: (counts[d], -abs(d), d), default=None)
+    return best if counts[best] >= 0.9 * n > 0 else None
 
 
 def encode(problems, cfg, tok):

@@ -20,8 +20,11 @@ import parallel
 from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model, source_tokenizer
 from config import UserError, first_line
 from evaluate import evaluate
+from init import induction
 from losses import Objective, trained_on
 from tokenizer import PATTERNS, make_tokenizer, to_text
+
+PLATEAU = 500  # steps after which something should have been learned
 
 
 def new_optimizer(objective, cfg):
@@ -81,6 +84,7 @@ class Run:
             "valid_at": 0,
             "least": None,
             "trained": (0.0, 0),
+            "curve": [],
         }  # of the stage; see watch()
         torch.manual_seed(cfg.seed)
         self.saved = load_checkpoint(self.last) if cfg.resume else None
@@ -150,6 +154,18 @@ class Run:
         for paths, problems in zip(files, self.all_problems) if parallel.RANK == 0 and not cfg.resume else ():
             for split in ("valid", "test"):
                 print(data.compare(paths[split], problems[split], trains, cfg, self.tok, self.pieces), flush=True)
+        if cfg.init_from == "scratch" and cfg.model == "gpt2" and not cfg.resume:
+            self.fit_facts(data.step_distance(trains[0]))
+
+    def fit_facts(self, distance):
+        """Weights that look facts up are drawn for facts as they are worded here, or are recommended."""
+        cfg, said = self.cfg, parallel.RANK == 0 and distance is not None
+        if said:
+            where = f"{abs(distance)} token{'s' * (abs(distance) > 1)} {'after' if distance > 0 else 'before'} it"
+            print(f"{cfg.data_dir[0]}: in the questions, what follows a step stands {where}: --init=induction ", end="")
+            print("looks there" if cfg.init == "induction" else "would look there from the first training step on")
+        if cfg.init == "induction" and distance not in (None, 1):  # it has been drawn for 1
+            induction(self.model, distance)
 
     @property
     def problems(self):
@@ -304,6 +320,7 @@ class Run:
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
         self.watch(valid["loss"])
+        self.watch_plateau(valid)
         missing = parallel.any_of(parallel.RANK == 0 and not os.path.exists(self.best), self.device)
         if valid["accuracy"] > self.progress["best"] or missing:
             self.progress["best"] = valid["accuracy"]
@@ -325,3 +342,17 @@ class Run:
             print(f"    since step {least['at']} their loss has fallen from {least['train']:.2g} to {train_loss:.2g},")
             print(f"    that of validation problems has not: {least['valid']:.2g} then, {valid_loss:.2g} now.")
             print("    More training problems help, or --dropout, or a smaller model.", flush=True)
+
+    def watch_plateau(self, valid):
+        """Say once if stage 0, where every step is written, is not being learned: later stages build on it."""
+        step, curve = self.progress["step"], self.progress["curve"]
+        curve.append((step, valid["loss"]))
+        then = [pair for pair in curve if 50 <= pair[0] <= step / 2][-1:]
+        if self.plan[self.progress["index"]] > 0 or step < PLATEAU or valid["accuracy"] > 0.5 or not then:
+            return
+        ((since, loss),) = then
+        if valid["loss"] > 0.95 * loss and not self.progress.get("plateau"):
+            self.progress["plateau"] = True
+            print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to only")
+            print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")
+            print("    docs/own_data.md says what to try.", flush=True)

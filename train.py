@@ -89,7 +89,7 @@ def train_stage(run, stop):
     stage, n_steps = run.plan[index], run.lengths[index]
     if progress["step"] == 0:
         run.log("stage", stage)
-        progress.update(seconds=0.0, best=-1.0, valid={}, least=None, trained=(0.0, 0))
+        progress.update(seconds=0.0, best=-1.0, valid={}, least=None, trained=(0.0, 0), curve=[])
     title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
     title += f", {for_stage(cfg.data_dir, index)}" * (len(cfg.data_dir) > 1)
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
