@@ -21,6 +21,7 @@ import curriculum
 import data
 import evaluate
 import prepare_addition
+import prepare_family
 import prepare_hops
 import sample
 import tokenizer
@@ -34,7 +35,9 @@ from weights import is_projection, write_safetensors
 # ---------------------------------------------------------------- extremes
 
 
-@pytest.mark.parametrize("cls", [TrainConfig, prepare_hops.HopsConfig, prepare_addition.AdditionConfig])
+@pytest.mark.parametrize(
+    "cls", [TrainConfig, prepare_hops.HopsConfig, prepare_addition.AdditionConfig, prepare_family.FamilyConfig]
+)
 def test_every_integer_has_a_bound(cls):
     """Catches a loop that would take a year in silence, and numbers that numpy and torch cannot hold."""
     for field in dataclasses.fields(cls):
