@@ -105,6 +105,15 @@ def node_values(model, prompts, graphs, cfg, tok):
     return found
 
 
+def values_after(model, problems, paths, graphs, n, cfg, tok):
+    """{number of a problem: its node_values after n thoughts}, for those that have a step left; paths: their steps."""
+    left = [i for i, path in enumerate(paths) if len(path) > n // max(1, cfg.c_thought)]
+    prompts = [make_prompt(problems[i].question, n, cfg, tok) for i in left]
+    if cfg.thought_targets:  # such a thought says itself what comes next, without <eot>
+        prompts = [prompt._replace(eot=[]) for prompt in prompts]
+    return dict(zip(left, node_values(model, prompts, [graphs[i] for i in left], cfg, tok))) if left else {}
+
+
 def summarise(graphs, values, n_replaced):
     """Means over the problems: where the value lies, how spread it is, and how it depends on a node's place."""
     right, frontier, sizes, tops, places = [], [], [], [], {}
@@ -188,13 +197,46 @@ def describe_thoughts(model, thoughts, tok):
 # ---------------------------------------------------------------- all of it
 
 
+def load(args):
+    """What args.ckpt, data, count, max_thoughts and device stand for, for explore.py, too.
+
+    (model, cfg, tokenizer, what they are, the problems as dicts, their graphs or None, the largest K).
+    """
+    path = find_checkpoint(args.ckpt)
+    model, cfg, tok, saved = load_checkpoint(path)
+    file = args.data or os.path.join(cfg.data_dir[-1], "test.json")
+    raw = data.load_json(file)[: args.count]
+    graphs = read_graphs(raw, file)
+    if cfg.remove_from != "front":
+        raise UserError(f"{path}: the last steps were replaced; what follows a thought is not the rest of a path")
+    thinks = cfg.method not in ("cot", "no_cot")
+    most = thinks * (cfg.c_thought * cfg.max_latent_stage if args.max_thoughts is None else args.max_thoughts)
+    longest = max(len(p.question) for p in data.encode(raw, cfg, tok)) + most + 2
+    longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, cfg, tok)), default=1)
+    if longest > cfg.block_size:
+        raise UserError(f"{most} thoughts take {longest} positions, where {cfg.block_size} fit: lower --max_thoughts")
+    print(f"{path}: {cfg.method}, stage {saved['stage']}; {len(raw):,} problems of {file}", flush=True)
+    about = {"checkpoint": path, "data": file, "method": cfg.method, "stage": saved["stage"], "problems": len(raw)}
+    return model.to(pick_device(args.device)), cfg, tok, about, raw, graphs, most
+
+
+def stop_after(model, problems, n, cfg, tok, given=None, may_stop=False):
+    """Let the model answer after n thoughts (may_stop: at most), or after the given ones: what solve() returns."""
+    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
+    return solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given, may_stop=may_stop)
+
+
+def category(graph, text, n, cfg):
+    """Of what the model has written after n thoughts, the category (graphs.grade)."""
+    return grade(graph, read_steps(text, graph, cfg), node_of(find_answer(text, cfg)), n)
+
+
 def sweep(model, problems, graphs, cfg, tok, n, may_stop=False):
     """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem).
 
     may_stop: after n at most, when it says so itself.
     """
-    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
-    solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), may_stop=may_stop)
+    solved = stop_after(model, problems, n, cfg, tok, may_stop=may_stop)
     answers = [find_answer(text, cfg) for text, *_ in solved]
     row = {
         "thoughts": mean(len(thoughts) for *_, thoughts in solved) if may_stop else n,
@@ -202,10 +244,7 @@ def sweep(model, problems, graphs, cfg, tok, n, may_stop=False):
         "tokens": mean(n_tokens for _, n_tokens, _ in solved),
     }
     if graphs:
-        grades = [
-            grade(graph, read_steps(text, graph, cfg), node_of(answer), n)
-            for graph, (text, *_), answer in zip(graphs, solved, answers)
-        ]
+        grades = [category(graph, text, n, cfg) for graph, (text, *_) in zip(graphs, solved)]
         row["categories"] = {name: grades.count(name) / len(grades) for name in CATEGORIES}
     return row, [thoughts.float().cpu() for _, _, thoughts in solved]
 
@@ -225,10 +264,9 @@ def replacements(thoughts, seed):
 
 def control(model, problems, thoughts, cfg, tok, args):
     """[{what the model was made to think instead, accuracy}, ...]: what it answers to the same questions."""
-    prompts = [make_prompt(p.question, thoughts.size(1), cfg, tok) for p in problems]
     rows, right = [], [right_answer(p, cfg, tok) for p in problems]
     for name, given in replacements(thoughts, args.seed).items():
-        solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given)
+        solved = stop_after(model, problems, thoughts.size(1), cfg, tok, given)
         rows.append({"thoughts": name, "accuracy": mean(find_answer(t, cfg) == r for (t, *_), r in zip(solved, right))})
     return rows
 
@@ -245,14 +283,11 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
         print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
         row, thoughts = sweep(model, problems, graphs, cfg, tok, n)
         result["sweep"].append(row)
-        left = [i for i, p in enumerate(paths) if graphs and len(p) > n // c]  # those that have a next step
-        if left:
-            prompts = [make_prompt(problems[i].question, n, cfg, tok) for i in left]
-            if cfg.thought_targets:  # such a thought says itself what comes next, without <eot>
-                prompts = [prompt._replace(eot=[]) for prompt in prompts]
-            values = node_values(model, prompts, [graphs[i] for i in left], cfg, tok)
-            result["values"].append({"thoughts": n, **summarise([graphs[i] for i in left], values, n // c)})
-        for i, value in zip(left, values if left else ()):
+        values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
+        if values:
+            summary = summarise([graphs[i] for i in values], [*values.values()], n // c)
+            result["values"].append({"thoughts": n, **summary})
+        for i, value in values.items():
             if i < args.examples:
                 result["examples"][i]["values"].append({"thoughts": n, "value": value})
     thoughts = torch.stack(thoughts)  # the last ones, (problems, N, C)
@@ -342,24 +377,9 @@ def show_probes(rows):
 def main(argv):
     command = shlex.join(["python", "analyze.py", *argv])
     args = parse(AnalyzeConfig, argv, __doc__, places=("ckpt", "data"))
-    args.ckpt = find_checkpoint(args.ckpt)
-    model, cfg, tok, saved = load_checkpoint(args.ckpt)
-    path = args.data or os.path.join(cfg.data_dir[-1], "test.json")
-    raw = data.load_json(path)[: args.count]
-    graphs = read_graphs(raw, path)
-    if cfg.remove_from != "front":
-        raise UserError(f"{args.ckpt}: the last steps were replaced; what follows a thought is not the rest of a path")
-    thinks = cfg.method not in ("cot", "no_cot")
-    most = thinks * (cfg.c_thought * cfg.max_latent_stage if args.max_thoughts is None else args.max_thoughts)
-    longest = max(len(p.question) for p in data.encode(raw, cfg, tok)) + most + 2
-    longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, cfg, tok)), default=1)
-    if longest > cfg.block_size:
-        raise UserError(f"{most} thoughts take {longest} positions, where {cfg.block_size} fit: lower --max_thoughts")
-    print(f"{args.ckpt}: {cfg.method}, stage {saved['stage']}; {len(raw):,} problems of {path}", flush=True)
-    model.to(pick_device(args.device))
-    about = {"command": command, "checkpoint": args.ckpt, "data": path, "method": cfg.method, "stage": saved["stage"]}
+    model, cfg, tok, about, raw, graphs, most = load(args)
     with precision(cfg, next(model.parameters()).device):
-        result = about | {"problems": len(raw)} | analyze(model, raw, graphs, cfg, tok, most, args)
+        result = {"command": command} | about | analyze(model, raw, graphs, cfg, tok, most, args)
     for key, show in (
         ("sweep", show_sweep),
         ("auto", show_auto),
@@ -370,7 +390,7 @@ def main(argv):
     ):
         if result.get(key):
             show(result[key])
-    out = args.out or os.path.join(os.path.dirname(args.ckpt), "analysis.json")
+    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "analysis.json")
     with open(out, "w", encoding="utf-8") as f:
         json.dump(result, f)
     print(f"\n{out} has it all; `python {ours('plot.py')} {os.path.dirname(out) or '.'}` makes pictures of it")

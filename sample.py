@@ -119,22 +119,27 @@ def make_prompts(problems, cfg, tok, stage, args):
     return prompts
 
 
+def look_into(thoughts, model, tok, top):
+    """Of each of a question's thoughts (N, C): norm, cosine to the one before, and the `top` likeliest tokens."""
+    likeliest = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(top, tok.n_vocab))
+    cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
+    rows = zip(thoughts.norm(dim=-1).tolist(), cosines, likeliest.indices.tolist(), likeliest.values.tolist())
+    return [
+        {"norm": norm, "cosine": cosine, "tokens": [[show_token(tok, t), p] for t, p in zip(tokens, ps)]}
+        for norm, cosine, tokens, ps in rows
+    ]
+
+
 def answer(model, problems, prompts, cfg, tok, args):
     """Yields for each problem all that there is to see, as --json has it; `right` is None where nobody knows."""
     sampling = {"temperature": args.temperature, "top_k": args.top_k}
     sampling["may_stop"] = bool(cfg.stop) and args.latent in ("", "auto")
     solved = solve(model, prompts, cfg, tok, args.max_new_tokens, **sampling)
     for problem, (text, n_tokens, thoughts) in zip(problems, solved):
-        top = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(args.top, tok.n_vocab))
-        cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
-        rows = zip(thoughts.norm(dim=-1).tolist(), cosines, top.indices.tolist(), top.values.tolist())
         expected = right_answer(problem, cfg, tok) or None
         yield {
             "question": tok.decode(problem.question).strip(),
-            "thoughts": [
-                {"norm": norm, "cosine": cosine, "tokens": [[show_token(tok, t), p] for t, p in zip(tokens, ps)]}
-                for norm, cosine, tokens, ps in rows
-            ],
+            "thoughts": look_into(thoughts, model, tok, args.top),
             "writes": text.strip(),
             "tokens_written": n_tokens,
             "expected": expected,
