@@ -150,7 +150,7 @@ def answer(model, problems, prompts, cfg, tok, args):
 def show_token(tok, token):
     """A token's text on one line, whatever it is."""
     text = tok.decode_single_token_bytes(token).decode(errors="backslashreplace")
-    return text.strip(" ").replace("\n", "\\n") or "' '"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text.strip(" ")) or "' '"
 
 
 def bar(p, width=4):
