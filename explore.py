@@ -1,5 +1,5 @@
 """
-A page to look into a model's thoughts, question by question: one HTML file, to be opened in a browser, sent, or shown.
+A page to look into a model's thoughts, question by question: one HTML file, to be opened in a browser, or sent.
 
     python explore.py out/hops                                  # 30 questions of its test file; out/hops/explore.html
     python explore.py out/hops data/hops/valid.json --count=50
@@ -116,7 +116,7 @@ def views(weights, detail):
 
 
 def picture(graph, path):
-    """A graph as it is drawn: its nodes' places, for all that the root leads to, from top to bottom; or in a circle."""
+    """A graph as it is drawn: the places of all nodes that the root leads to, from top to bottom or in a circle."""
     reached, successors = graph.depths(), graph.successors
     circle = all(len(successors[a]) == 1 for a in reached)  # the quick start's: it comes back to where it began
     if circle:

@@ -8,6 +8,7 @@ import fcntl
 import json
 import os
 import re
+import select
 import shutil
 import subprocess
 
@@ -161,7 +162,7 @@ def test_attention_gives_way_and_the_page_stays_small(in_runs, monkeypatch):
 
 
 def test_nothing_is_loaded_from_elsewhere(in_runs):
-    """Catches a script, font or picture from the internet: the page works on a train. And text that ends its script."""
+    """Catches a script, font or picture from the internet (it works on a train), and text that ends a script."""
     _, html = page_of("hops")
     code = html.replace("http://www.w3.org/2000/svg", "")  # a name, not an address
     assert not re.search(r"https?:|src=|<link|@import|url\((?!#)|import\(|fetch\(|XMLHttp", code)
@@ -186,7 +187,7 @@ def test_graphs_are_drawn_whole():
 
 
 def test_mistakes_are_one_line(in_runs):
-    for argv, part in ((["nowhere"], "no such checkpoint"), (["out/hops", "--max_thoughts=5000"], "lower --max_thou")):
+    for argv, part in ((["nowhere"], "no such checkpoint"), (["out/hops", "--max_thoughts=5000"], "lower --max")):
         with pytest.raises(UserError, match=part):
             explore.main(argv)
     done = command(os.getcwd(), "explore.py", "out/hops", "--count=2", "--out=two.html", "--device=cpu")
@@ -218,7 +219,7 @@ class Browser:
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
         os.close(their_in), os.close(their_out)
-        self.number, self.session, self.rest, self.errors = 0, None, b"", []
+        self.number, self.session, self.rest, self.errors, self.happened = 0, None, b"", [], []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
         for domain in ("Page", "Runtime", "Log", "Network"):
@@ -236,11 +237,13 @@ class Browser:
 
     def read(self):
         while b"\0" not in self.rest:
+            assert select.select([self.out], [], [], 60)[0], "the browser says nothing any more"
             more = os.read(self.out, 1 << 16)
             assert more, "the browser has ended"
             self.rest += more
         text, _, self.rest = self.rest.partition(b"\0")
         got = json.loads(text)
+        self.happened.append(got.get("method"))
         if got.get("method") in ("Runtime.exceptionThrown", "Log.entryAdded", "Runtime.consoleAPICalled"):
             self.errors.append(got["params"])
         if got.get("method") == "Network.requestWillBeSent":
@@ -254,10 +257,11 @@ class Browser:
         )
         theme = [{"name": "prefers-color-scheme", "value": "dark" if dark else "light"}]
         self.call("Emulation.setEmulatedMedia", features=theme)
-        self.call("Page.navigate", url="about:blank")  # so that a new fragment is a new page
-        self.call("Page.navigate", url=f"file://{os.path.abspath(path)}{fragment}")
-        while not self.js("document.readyState === 'complete' && location.protocol === 'file:'"):
-            pass
+        for url in ("about:blank", f"file://{os.path.abspath(path)}{fragment}"):  # or only the fragment would change
+            self.happened.clear()
+            self.call("Page.navigate", url=url)
+            while "Page.loadEventFired" not in self.happened:
+                self.read()
 
     def js(self, expression):
         result = self.call("Runtime.evaluate", expression=expression, returnByValue=True)
@@ -290,6 +294,7 @@ def test_the_slider_shows_each_thought(run, most, in_runs, browser):
     browser.open(f"out/{run}/explore.html")
     page, _ = page_of(run)
     question = page["questions"][0]
+    browser.js("document.getElementById('slider').focus()")  # which has keys of its own
     for n in range(most + 1):
         seen = question["after"][n]
         assert browser.js("document.getElementById('slider').value") == str(n)
