@@ -21,6 +21,7 @@ import curriculum
 import data
 import evaluate
 import prepare_addition
+import prepare_arithmetic
 import prepare_family
 import prepare_hops
 import sample
@@ -36,7 +37,14 @@ from weights import is_projection, write_safetensors
 
 
 @pytest.mark.parametrize(
-    "cls", [TrainConfig, prepare_hops.HopsConfig, prepare_addition.AdditionConfig, prepare_family.FamilyConfig]
+    "cls",
+    [
+        TrainConfig,
+        prepare_hops.HopsConfig,
+        prepare_addition.AdditionConfig,
+        prepare_arithmetic.ArithmeticConfig,
+        prepare_family.FamilyConfig,
+    ],
 )
 def test_every_integer_has_a_bound(cls):
     """Catches a loop that would take a year in silence, and numbers that numpy and torch cannot hold."""

@@ -1,0 +1,137 @@
+"""
+Arithmetic with names: what prepare_arithmetic.py writes.
+
+Each test names the mistake that it would catch.
+"""
+
+import json
+import os
+import re
+from collections import Counter
+
+import pytest
+from helpers import HERE, TINY, command, fails
+
+import data
+import prepare_arithmetic
+from config import parse
+from settings import TrainConfig
+from tokenizer import make_tokenizer
+
+SPLITS = "train", "valid", "test"
+
+
+def make(folder, *more, train=2000):
+    prepare_arithmetic.main([f"--train={train}", "--valid=100", "--test=100", f"--out_dir={folder}", *more])
+    return {name: data.load_json(f"{folder}/{name}.json") for name in SPLITS}
+
+
+def read(problem):
+    """({name: its definition}, the name asked for) of a question."""
+    *definitions, asked = re.split(r" (?=\w+ [=?])", " " + problem["question"])[1:]
+    assert asked.endswith(" ?")
+    return dict(text.split(" = ") for text in definitions), asked.removesuffix(" ?")
+
+
+def value(name, definitions, modulus):
+    """Of a variable, by what the question says and nothing else, and how many operations it takes."""
+    text = definitions[name]
+    if text.isdigit():
+        return int(text), 0
+    before, depth = value(text[0], definitions, modulus)
+    return eval(f"{before}{text[1:]}") % modulus, depth + 1
+
+
+@pytest.mark.parametrize("modulus, depth, distractors", [(7, 4, 2), (10, 6, 0), (3, 1, 24), (5, 25, 0)])
+def test_answers_are_right_and_take_all_steps(modulus, depth, distractors, tmp_path):
+    """Catches a wrong result, a step that is not about the question, and a distractor on the way to the answer."""
+    splits = make(tmp_path, f"--modulus={modulus}", f"--depth={depth}", f"--distractors={distractors}", train=300)
+    identities, first = [], Counter()
+    for problem in sum(splits.values(), []):
+        definitions, asked = read(problem)
+        assert len(definitions) == 1 + depth + distractors
+        answer, n = value(asked, definitions, modulus)
+        assert problem["answer"] == str(answer) and n == depth
+        done = {}
+        for step in problem["steps"]:
+            name, *parts = step.split(" = ")
+            of = definitions[name][0]
+            written = definitions[name].replace(of, str(done[of]), 1) if done else definitions[name]
+            done[name] = value(name, definitions, modulus)[0]
+            assert parts == ([written, str(done[name])] if len(parts) > 1 else [written])
+        assert list(done)[-1] == asked and len(done) == depth + 1
+        identities.append((frozenset(definitions.items()), asked))
+        first[next(iter(definitions)) == asked] += 1
+    assert len({*identities}) == 500, "a problem occurs twice, with its definitions in another order"
+    assert first[True] > 0 or depth + distractors > 10  # definitions are in any order
+
+
+def test_each_answer_is_as_likely_as_any_other(tmp_path):
+    """Catches a product with 0, or another operation after which what came before does not matter."""
+    problems = make(tmp_path, "--modulus=6", train=6000)["train"]
+    counts = Counter(p["answer"] for p in problems)
+    assert {*counts} == {*"012345"} and max(counts.values()) < 1.2 * min(counts.values())
+    operations = {op for p in problems for op in re.findall(r"[-+*]\d", p["question"])}
+    assert operations == {f"{sign}{n}" for sign in "+-" for n in range(1, 6)} | {"*5"}
+    answers = {}
+    for p in problems:  # two problems that differ in the number given alone have different answers
+        given = next(text for text in read(p)[0].values() if text.isdigit())
+        for other in set("012345") - {given}:
+            changed = {n: other if text.isdigit() else text for n, text in read(p)[0].items()}
+            assert str(value(read(p)[1], changed, 6)[0]) != p["answer"]
+        answers[given] = answers.get(given, 0) + 1
+    assert {*answers} == {*"012345"}
+
+
+def test_the_seed_decides_the_files(tmp_path, capsys):
+    """Catches a random number from elsewhere, and statistics of something else."""
+    one, two, three = (make(tmp_path / name, f"--seed={seed}") for name, seed in (("a", 5), ("b", 5), ("c", 6)))
+    assert one == two and one["train"] != three["train"]
+    out = capsys.readouterr().out
+    assert "train.json: 2,000 problems, such as {'question': " in out and out.count("answers: 0 1") == 3
+
+
+def test_a_name_a_sign_and_an_operation_are_one_token_each(tmp_path):
+    """Catches a spelling in which a name is another token where it is used than where it is defined."""
+    make(tmp_path, train=500)
+    flags = [os.path.join(HERE, "configs", "arithmetic.py"), f"--data_dir={tmp_path}"]
+    cfg = parse(TrainConfig, flags, "", takes_file=True)
+    problem = {"question": "b = a+6 a = 4 b ?", "steps": ["a = 4", "b = 4+6 = 3"], "answer": "3"}
+    tok = make_tokenizer("words", data.find_pieces(data.load_json(tmp_path / "train.json"), cfg))
+    spelled = [tok.decode_tokens_bytes(tok.encode_ordinary(text)) for text in data.texts(problem, cfg)]
+    assert [b"|".join(tokens).decode() for tokens in spelled] == [
+        " b| =| a|+6| a| =| 4| b| ?", " a| =| 4", " b| =| 4|+6| =| 3", " #| 3"
+    ]  # fmt: skip
+    for split in SPLITS:
+        assert len(data.load(tmp_path / f"{split}.json", cfg, tok)) >= 100  # all of them fit into block_size
+
+
+def test_it_is_trained_as_a_user_would(tmp_path):
+    """Catches whatever falls between the parts: data, config, curriculum, samples."""
+    sizes = ["--train=60", "--valid=9", "--test=9"]
+    assert command(tmp_path, "prepare_arithmetic.py", *sizes).returncode == 0
+    flags = [flag for flag in TINY if not flag.startswith("--data_dir")]
+    config = os.path.join(HERE, "configs", "arithmetic.py")
+    trained = command(tmp_path, "train.py", config, *flags, "--n_layer=2", "--steps=2", "--batch_size=8")
+    assert trained.returncode == 0, trained.stderr
+    assert "stage 5 of 5: 5 continuous thoughts in place of all steps" in trained.stdout
+    sampled = command(tmp_path, "sample.py", "--count=1", "--json")
+    (question,) = json.loads(sampled.stdout)["questions"]
+    assert len(question["thoughts"]) == 5 and question["expected"] in "0123456"
+
+
+@pytest.mark.parametrize(
+    "argv, parts",
+    [
+        (["--depth=20", "--distractors=6"], ["--depth=20 --distractors=6", "names for 26 variables"]),
+        (["--modulus=11"], ["modulus = 11, expected at most 10"]),
+        (["--modulus=2"], ["modulus = 2, expected at least 3"]),
+        (["--modulus=3", "--depth=1", "--distractors=0", "--train=20000"], ["different problems of this kind"]),
+    ],
+)
+def test_mistakes_are_named(argv, parts, tmp_path, monkeypatch, capsys):
+    """Catches a traceback, and an endless search for problems that are not there."""
+    monkeypatch.chdir(tmp_path)
+    error = fails(prepare_arithmetic.main, argv, capsys, monkeypatch)
+    assert all(part in error for part in parts), error
+    assert not os.listdir(tmp_path)
