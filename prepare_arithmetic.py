@@ -1,16 +1,16 @@
 """
 Make problems of arithmetic with names: each variable is defined by the one before it, and the definitions are shuffled.
 
-    {"question": "e = c*3 c = d-2 g = e+5 b = a+6 a = 4 d = b*5 e ?",
-     "steps": ["a = 4", "b = 4+6 = 3", "d = 3*5 = 1", "c = 1-2 = 6", "e = 6*3 = 4"], "answer": "4"}
+    {"question": "c e*3 d c-2 e g+5 a b+6 a = 4 b d*5 e ?",
+     "steps": ["a = 4", "b+6 = 3", "d*5 = 1", "c-2 = 6", "e*3 = 4"], "answer": "4"}
 
-All numbers are modulo 7: 4+6 is 10, which is 3. A step is the value of one variable, with the expression that it comes
-from; the first one has nothing to be worked out, the other four need the result of the step before. The question does
-not need g, a distractor: it is defined from e, or from another distractor.
+"a b+6" says that b is a+6, and all numbers are modulo 7: 4+6 is 3. In the first step there is nothing to be worked
+out; each of the other four needs the one before it. The question does not need g, a distractor: it is defined by e (or
+by another distractor). Names stand in the order of thinking, so that what follows can be looked up (LOG.md).
 
-Every result matters: nothing is added that is 0 and nothing multiplied by what has no inverse, so that each answer is
-as likely as any other, whatever is known but one step. (With modulus 10 its parity could be had from that of all
-numbers, in whatever order: 7 is a prime.) No set of definitions occurs twice in the three files.
+Every result matters: nothing is added that is 0, and nothing multiplied by what has no inverse. So each answer is as
+likely as any other, whatever is known of the problem, if one operation is not. No problem occurs twice in the three
+files, in whatever order its definitions stand.
 
     python prepare_arithmetic.py           # data/arithmetic/{train,valid,test}.json
     python prepare_arithmetic.py --depth=6 --distractors=0 --modulus=10 --out_dir=data/arithmetic6
@@ -50,8 +50,8 @@ def make_problem(rng, modulus, depth, distractors):
         sign = rng.choice([*OPERATORS])
         number = rng.choice(factors) if sign == "*" else rng.randrange(1, modulus)
         values.append(OPERATORS[sign](values[of], number) % modulus)
-        definitions.append(f"{names[i]} = {names[of]}{sign}{number}")
-        steps.append(f"{names[i]} = {values[of]}{sign}{number} = {values[i]}")
+        definitions.append(f"{names[of]} {names[i]}{sign}{number}")
+        steps.append(f"{names[i]}{sign}{number} = {values[i]}")
     identity = (*sorted(definitions), names[depth])
     rng.shuffle(definitions)
     question = f"{' '.join(definitions)} {names[depth]} ?"

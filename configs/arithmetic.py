@@ -3,7 +3,7 @@
 data_dir = "data/arithmetic"
 out_dir = "out/arithmetic"
 
-# one token for a name, a digit, a sign, and an operation: "b = a+6" is four of them, " b", " =", " a", "+6"
+# one token for a name, a number, and what is done: "a b+6" is three of them, " a", " b", "+6"
 tokenizer = "words"
 question_format = " {}"
 step_format = " {}"

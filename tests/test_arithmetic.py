@@ -27,19 +27,17 @@ def make(folder, *more, train=2000):
 
 
 def read(problem):
-    """({name: its definition}, the name asked for) of a question."""
-    *definitions, asked = re.split(r" (?=\w+ [=?])", " " + problem["question"])[1:]
-    assert asked.endswith(" ?")
-    return dict(text.split(" = ") for text in definitions), asked.removesuffix(" ?")
+    """({name: (what it is defined by, and how)}, the name asked for) of a question."""
+    (definitions,) = re.fullmatch(r"((?:\w \w[-+*]\d |\w = \d )*)\w \?", problem["question"]).groups()
+    found = {b: (a, op) for a, b, op in re.findall(r"(\w) (\w)([-+*]\d) ", definitions)}
+    return found | {a: ("", n) for a, n in re.findall(r"(\w) = (\d) ", definitions)}, problem["question"][-3]
 
 
-def value(name, definitions, modulus):
-    """Of a variable, by what the question says and nothing else, and how many operations it takes."""
-    text = definitions[name]
-    if text.isdigit():
-        return int(text), 0
-    before, depth = value(text[0], definitions, modulus)
-    return eval(f"{before}{text[1:]}") % modulus, depth + 1
+def work_out(name, definitions, modulus):
+    """[(variable, operation, its value), ...] on the way to a variable, from what the question says, nothing else."""
+    of, op = definitions[name]
+    before = work_out(of, definitions, modulus) if of else [("", "", "")]
+    return before + [(name, op, eval(f"{before[-1][-1]}{op}") % modulus)]
 
 
 @pytest.mark.parametrize("modulus, depth, distractors", [(7, 4, 2), (10, 6, 0), (3, 1, 24), (5, 25, 0)])
@@ -50,20 +48,13 @@ def test_answers_are_right_and_take_all_steps(modulus, depth, distractors, tmp_p
     for problem in sum(splits.values(), []):
         definitions, asked = read(problem)
         assert len(definitions) == 1 + depth + distractors
-        answer, n = value(asked, definitions, modulus)
-        assert problem["answer"] == str(answer) and n == depth
-        done = {}
-        for step in problem["steps"]:
-            name, *parts = step.split(" = ")
-            of = definitions[name][0]
-            written = definitions[name].replace(of, str(done[of]), 1) if done else definitions[name]
-            done[name] = value(name, definitions, modulus)[0]
-            assert parts == ([written, str(done[name])] if len(parts) > 1 else [written])
-        assert list(done)[-1] == asked and len(done) == depth + 1
+        (given, number, _), *way = work_out(asked, definitions, modulus)[1:]
+        assert problem["steps"] == [f"{given} = {number}", *(f"{name}{op} = {value}" for name, op, value in way)]
+        assert len(way) == depth and problem["answer"] == str(way[-1][-1])
         identities.append((frozenset(definitions.items()), asked))
-        first[next(iter(definitions)) == asked] += 1
+        first[problem["question"].startswith(given + " =")] += 1
     assert len({*identities}) == 500, "a problem occurs twice, with its definitions in another order"
-    assert first[True] > 0 or depth + distractors > 10  # definitions are in any order
+    assert 0 < first[True] < 500  # definitions are in any order
 
 
 def test_each_answer_is_as_likely_as_any_other(tmp_path):
@@ -73,14 +64,11 @@ def test_each_answer_is_as_likely_as_any_other(tmp_path):
     assert {*counts} == {*"012345"} and max(counts.values()) < 1.2 * min(counts.values())
     operations = {op for p in problems for op in re.findall(r"[-+*]\d", p["question"])}
     assert operations == {f"{sign}{n}" for sign in "+-" for n in range(1, 6)} | {"*5"}
-    answers = {}
-    for p in problems:  # two problems that differ in the number given alone have different answers
-        given = next(text for text in read(p)[0].values() if text.isdigit())
-        for other in set("012345") - {given}:
-            changed = {n: other if text.isdigit() else text for n, text in read(p)[0].items()}
-            assert str(value(read(p)[1], changed, 6)[0]) != p["answer"]
-        answers[given] = answers.get(given, 0) + 1
-    assert {*answers} == {*"012345"}
+    for p in problems[:500]:  # another number to begin with, another answer
+        definitions, asked = read(p)
+        (given,) = (name for name, (of, _) in definitions.items() if not of)
+        answers = [work_out(asked, definitions | {given: ("", n)}, 6)[-1][-1] for n in "012345"]
+        assert sorted(answers) == [0, 1, 2, 3, 4, 5] and int(p["answer"]) in answers
 
 
 def test_the_seed_decides_the_files(tmp_path, capsys):
@@ -96,14 +84,14 @@ def test_a_name_a_sign_and_an_operation_are_one_token_each(tmp_path):
     make(tmp_path, train=500)
     flags = [os.path.join(HERE, "configs", "arithmetic.py"), f"--data_dir={tmp_path}"]
     cfg = parse(TrainConfig, flags, "", takes_file=True)
-    problem = {"question": "b = a+6 a = 4 b ?", "steps": ["a = 4", "b = 4+6 = 3"], "answer": "3"}
+    problem = {"question": "a b+6 a = 4 b ?", "steps": ["a = 4", "b+6 = 3"], "answer": "3"}
     tok = make_tokenizer("words", data.find_pieces(data.load_json(tmp_path / "train.json"), cfg))
     spelled = [tok.decode_tokens_bytes(tok.encode_ordinary(text)) for text in data.texts(problem, cfg)]
     assert [b"|".join(tokens).decode() for tokens in spelled] == [
-        " b| =| a|+6| a| =| 4| b| ?", " a| =| 4", " b| =| 4|+6| =| 3", " #| 3"
+        " a| b|+6| a| =| 4| b| ?", " a| =| 4", " b|+6| =| 3", " #| 3"
     ]  # fmt: skip
     for split in SPLITS:
-        assert len(data.load(tmp_path / f"{split}.json", cfg, tok)) >= 100  # all of them fit into block_size
+        assert len(data.load(f"{tmp_path}/{split}.json", cfg, tok)) >= 100  # all of them fit into block_size
 
 
 def test_it_is_trained_as_a_user_would(tmp_path):
