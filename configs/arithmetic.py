@@ -20,7 +20,7 @@ master_at = 0.99  # see configs/hops.py
 steps = (3000, 1000)
 eval_every = 100
 
-batch_size = 64
+batch_size = 32
 lr = (1e-3, 5e-4)
 warmup_steps = 50
 grad_clip = 1.0
