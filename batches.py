@@ -24,15 +24,20 @@ def random_stream(purpose, cfg, index, number):
 def epoch_order(problems, stage, rng, cfg):
     """The order of an epoch, as a list of (number of the problem, its stage).
 
-    Stage mixing: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps instead.
+    Stage mixing: uniform: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps
+    instead. proportional: that of each problem is drawn from 0 .. stage, i with weight i + 1 (2602.22441).
     With sort_window, neighbours are of similar length: shuffled rows are cut into windows of so many batches, each is
     sorted, and then the order of the batches is shuffled.
     """
     n_steps = problems.n_steps
     size = len(n_steps)
-    chance = for_stage(cfg.uniform_prob, stage) if METHODS[cfg.method].stages == "all" else 0
+    mixing = cfg.mixing if METHODS[cfg.method].stages == "all" else "none"
+    chance = for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
     order, mixed = rng.permutation(size), rng.random(size) < chance
     stages = np.where(mixed, (rng.random(size) * mixed_stages(cfg, n_steps)).astype(int), stage)
+    if mixing == "proportional":
+        bounds = np.arange(1, stage + 2).cumsum()
+        stages = np.searchsorted(bounds, rng.random(size) * bounds[-1], side="right")
     if cfg.sort_window > 1:
         window = cfg.sort_window * cfg.batch_size
         order = np.concatenate(

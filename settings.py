@@ -35,6 +35,11 @@ class TrainConfig:
         4, "stages after stage 0; a final one follows if some steps remain", least=0, most=1000
     )
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
+    mixing: str = option(
+        "uniform",
+        "examples of other stages in a stage: any, with a chance of uniform_prob; earlier ones, i with weight i + 1",
+        ("none", "uniform", "proportional"),
+    )
     uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
     remove_from: str = option("front", "which steps are replaced first", ("front", "back"))
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "eot", "none"))

@@ -171,6 +171,26 @@ def test_order_depends_on_seed_stage_and_epoch_alone():
         assert all(abs(x - y) < 0.04 for x, y in zip(share, (0.1, 0.1, 0.7, 0.1)))
 
 
+@pytest.mark.parametrize("window", [1, 7])
+def test_mixing_draws_stages_as_it_says(window):
+    """Catches stages that are later than the present one, weights off by one, and a mixing where there is none."""
+    problems = some_problems([[3] * 6] * 6000)
+
+    def shares(stage, **settings):
+        cfg = TrainConfig(sort_window=window, batch_size=32, **settings)
+        order = batches.epoch_order(problems, stage, np.random.default_rng(3), cfg)
+        assert sorted(i for i, _ in order) == list(range(6000))
+        return [sum(drawn == k for _, drawn in order) / 6000 for k in range(5)]
+
+    for stage in range(4):
+        expected = [2 * (i + 1) / ((stage + 1) * (stage + 2)) if i <= stage else 0 for i in range(5)]
+        found = shares(stage, mixing="proportional", uniform_prob=(0.9,))
+        assert found == pytest.approx(expected, abs=0.03) and sum(found) == pytest.approx(1)
+    for settings in ({"mixing": "none"}, {"method": "cot"}, {"mixing": "proportional", "method": "no_curriculum"}):
+        assert shares(2, uniform_prob=(0.9,), **settings) == [0, 0, 1, 0, 0]
+    assert shares(2, uniform_prob=(1.0,)) == pytest.approx([0.2] * 5, abs=0.03)
+
+
 def padding(rows, batch_size):
     """The share of positions that are padding, in batches of the rows in their order."""
     cells = real = 0
