@@ -18,7 +18,7 @@ from llama import Llama, LlamaConfig, is_llama
 from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
-from tokenizer import make_tokenizer
+from tokenizer import PAUSE, make_tokenizer
 from weights import some, why_not_weights
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
@@ -54,7 +54,8 @@ def model_config(cfg, **more):
 
 def new_model(cfg, tok, **more):
     """A model with random weights for all tokens; more: as in model_config. UserError if memory does not do."""
-    kind, config = MODELS[cfg.model][0], model_config(cfg, **more | {"vocab_size": tok.n_vocab})
+    kind = MODELS[cfg.model][0]
+    config = model_config(cfg, **more | {"vocab_size": tok.n_vocab, "pause": tok.encode_single_token(PAUSE)})
     with torch.device("meta"):  # shapes only
         n_parameters = sum(p.numel() for p in kind(config).parameters())
     if n_parameters > MOST_PARAMETERS:
@@ -123,6 +124,7 @@ def pretrained_model(source, cfg, tok):
         model.grow_vocab(wanted, like)
     for name in Coconut.SETTINGS:
         setattr(model.config, name, getattr(cfg, name))
+    model.config.pause = tok.encode_single_token(PAUSE)
     model.equip()
     return model, dataclasses.replace(cfg, **sizes(model))
 

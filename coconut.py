@@ -38,7 +38,7 @@ class Thinking(NamedTuple):
 class Coconut:
     """Thinking and writing, for a base model with embed, read and head."""
 
-    SETTINGS = "feedback", "thought_positions", "stop"  # of its config that are not the base model's
+    SETTINGS = "feedback", "thought_positions", "stop", "passes"  # of its config that are not the base model's
     OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
 
     def __init__(self, config):
@@ -71,6 +71,21 @@ class Coconut:
         """Which of the thoughts from number `first` on take a new position, (B, M) bool, of those that are real."""
         return real & (torch.arange(first, first + real.size(1), device=real.device) == 0) if self.shares else real
 
+    def at_once(self, h, n, N, past):
+        """N thoughts in parallel, (B, N, C), of which a row has n: passes times over, each from the ones before.
+
+        PCCoT (2506.18582): all begin as <pause> tokens; then thought i comes from the states at thought i - 1, and the
+        first from h, those at the end of the prefix, (B, 1, C). After N passes it is as if they had come in turn.
+        """
+        real = torch.arange(N, device=n.device) < n[:, None]
+        pause = self.embed(torch.full((1, 1), self.config.pause, device=n.device))
+        thoughts = self.numbered(pause.expand(len(n), N, -1))
+        for _ in range(self.config.passes):
+            states, _ = self.read(thoughts, real, past, self.moves(real, 0))
+            before = [torch.cat((start, layer[:, :-1]), 1) for start, layer in zip(h, states)]
+            thoughts = self.next_thoughts(before, 0)
+        return thoughts
+
     @property
     def shares(self):
         return self.config.thought_positions == "shared"
@@ -91,6 +106,8 @@ class Coconut:
 
         h, past = self.read(self.embed(prefix), real, past)
         h = [layer[row, prefix_len - 1][:, None] for layer in h]  # (B, 1, C) each: at the last token of the prefix
+        if self.config.passes and N and given is None:
+            given = self.at_once(h, n, N, past)
         fed, layers, unread, going_on = [], [h], h[-1][:, :0] if given is None else given, 1.0
         for i in range(N if given is None else 0):
             if may_stop:

@@ -22,10 +22,11 @@ from tokenizer import BOT, EOT, PAUSE
 class Method(NamedTuple):
     """What a method trains on; with stages and the other settings, make_row() follows from it."""
 
-    row: str  # of the paper's table 1
+    row: str  # of the paper's table 1, or a later method's name
     stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
     instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
     markers: bool  # whether <bot> and <eot> stand around it
+    settings: dict = {}  # what settings are where they are left at their defaults
 
 
 METHODS = {  #                       row of table 1                  stages   instead    markers
@@ -37,6 +38,7 @@ METHODS = {  #                       row of table 1                  stages   in
     "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
     "no_thought":       Method("Coconut without thought",    "all",   "",        False),
     "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
+    "pccot":            Method("PCCoT",                      "last",  "thought", True, {"passes": 3}),
 }  # fmt: skip
 
 

@@ -32,11 +32,14 @@ class GPTConfig:
     vocab_size: int = 50257
     dropout: float = 0.0
     fixed_positions: bool = False  # sinusoids as position embeddings, which are not trained
-    feedback: str = "last"  # these three are coconut.py's: what is fed back as the next thought, a name of feedback.py;
+    # these are coconut.py's
+    feedback: str = "last"  # what is fed back as the next thought, a name of feedback.py
     thought_positions: str = (
-        "none"  # what tells thoughts apart: nothing but their places; "learned"; or "shared" places;
+        "none"  # what tells thoughts apart: their places only, "learned" vectors; or "shared" places
     )
     stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
+    passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
+    pause: int = 0  # the token that they then begin as
     # how to train it: these two are no part of the model, and may be changed at any time
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
     backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all

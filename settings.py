@@ -29,7 +29,9 @@ class TrainConfig:
     step_format: str = option("{}\n", "how a step is written")
     answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
     # method
-    method: str = option("coconut", "what to train: a row of the paper's table 1 (curriculum.py)", tuple(METHODS))
+    method: str = option(
+        "coconut", "what to train: a row of table 1, or a later method (curriculum.py)", tuple(METHODS)
+    )
     c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0, most=1000)
     max_latent_stage: int = option(
         4, "stages after stage 0; a final one follows if some steps remain", least=0, most=1000
@@ -50,6 +52,9 @@ class TrainConfig:
         "none",
         "what tells thoughts apart: their places only, a learned vector for each, or nothing: they share a place",
         ("none", "learned", "shared"),
+    )
+    passes: int = option(
+        0, "thoughts all at once, in so many passes, instead of one after the other: 0 (pccot: 3)", least=0, most=1000
     )
     stop: str = option(
         "", "a head that says when to stop thinking, and how it is trained (losses.py)", ("", "classifier", "ponder")
@@ -126,6 +131,9 @@ class TrainConfig:
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
     def __post_init__(self):
+        for name, value in METHODS[self.method].settings.items():
+            if getattr(self, name) == getattr(TrainConfig, name):
+                setattr(self, name, value)
         for name in ("question_format", "step_format", "answer_format"):
             if getattr(self, name).count("{}") != 1:
                 raise UserError(f"{name} = {getattr(self, name)!r}, expected one {{}} in it, where the text goes")
@@ -146,6 +154,10 @@ class TrainConfig:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if self.stop and METHODS[self.method].instead != "thought":
             raise UserError(f"stop={self.stop}: method={self.method} does not think")
+        for name in ("stop", "backprop_thoughts") if self.passes else ():
+            if getattr(self, name):
+                one = f"{name}={getattr(self, name)}"
+                raise UserError(f"{one} needs thoughts one after the other, not passes={self.passes}")
         if self.stop == "ponder" and self.questions > 1:
             raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
         for model, names in ONLY.items():

@@ -58,6 +58,20 @@ def embeddings(model):
     return (model.wte if isinstance(model, GPT) else model.embed_tokens).weight
 
 
+def naive_parallel(model, prefix, n, suffix, in_place=False):
+    """What naive_row returns, of thoughts that come all at once: each pass reads everything anew."""
+    E, P = embeddings(model), len(prefix)
+    pause, vectors = E[model.config.pause], [0] * n if model.thought_vectors is None else model.thought_vectors
+    no_move = slice(P + 1, P + n) if model.config.thought_positions == "shared" else slice(0)
+    thoughts = [pause + vectors[i] for i in range(n)]
+    for _ in range(model.config.passes if n else 0):
+        states = naive_states(model, torch.cat((E[prefix], torch.stack(thoughts))), no_move=no_move)
+        fed = [model.feedback([h[k][None, None] for h in states], model)[0, 0] for k in range(P - 1, P + n)]
+        thoughts = [(pause + fed[i + 1] if in_place else fed[i]) + vectors[i] for i in range(n)]
+    x = torch.cat((E[prefix], *(t[None] for t in thoughts), E[suffix]))
+    return naive_gpt(model, x, no_move=no_move)[P + n - 1 :] @ E.T, x[P : P + n]
+
+
 def naive_gpt(model, x, fixed=slice(0), no_move=slice(0)):
     """Hidden states after ln_f (T, C) of the input embeddings x (T, C)."""
     return naive_states(model, x, fixed, no_move)[-1]
@@ -235,6 +249,46 @@ def test_where_thoughts_stand(positions, tiny):
     for (prefix, n, *_), written in zip(rows[:3], tokens.tolist()):
         expected = naive_generate(model, prefix, n, [], 50, None)
         assert written[: len(expected)] == expected and not any(written[len(expected) :])
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "settings", [{}, {"thought_positions": "learned"}, {"thought_positions": "shared"}, {"feedback": "soft+layer:-2"}]
+)
+def test_thoughts_at_once(settings, tiny):
+    """Catches a thought from its neighbour's state or an earlier pass's, a pass too few, a prefix that is read anew.
+
+    With as many passes as thoughts it is Coconut: loss, gradients, thoughts and what is written.
+    """
+    model, rows = tiny(pause=3, **settings), some_rows()
+    most, shared = max(row.n for row in rows), [row._replace(shared=FIRST) for row in some_rows(8)]
+
+    def look():
+        inputs = batch(rows)
+        sums = [Objective(model)(collate(some))["ce"][0] for some in (rows, shared)]
+        written = model.generate(*inputs[:4], max_new_tokens=9, return_thoughts=True)
+        return sums, [gradients(model, total) for total in sums], *written
+
+    sequential, found = look(), {}
+    for model.config.passes in (1, 2, most, most + 2):
+        sums, grads, tokens, thoughts = found[model.config.passes] = look()
+        logits, theirs = zip(*(naive_parallel(model, r.prefix, r.n, r.suffix) for r in rows))
+        labels = torch.tensor(sum((r.labels for r in rows), []))
+        expected = F.cross_entropy(torch.cat([each[:-1] for each in logits]), labels, reduction="sum")
+        assert_close(sums[0], expected, 1e-10)
+        for name, gradient in gradients(model, expected).items():
+            assert_close(grads[0][name], gradient, 1e-10)
+        for own, its, row in zip(thoughts, theirs, rows):
+            assert not row.n or (own - its).abs().max() < 1e-10 * its.abs().max()
+        if model.config.passes >= most:
+            assert torch.equal(tokens, sequential[2])
+            for total, same, grad, its in zip(sums, sequential[0], grads, sequential[1]):
+                assert_close(total, same, 1e-10)
+                for name, gradient in grad.items():
+                    assert_close(gradient, its[name], 1e-10)
+            for own, its in zip(thoughts, sequential[3]):
+                assert not len(own) or (own - its).abs().max() < 1e-10 * its.abs().max()
+    assert len({each[0][0].item() for each in (sequential, found[1], found[2])}) == 3
 
 
 @BOTH

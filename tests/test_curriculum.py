@@ -46,6 +46,7 @@ from tokenizer import SPECIALS, make_tokenizer
         ({"method": "cot"}, 0, " a b | 0 | c d e f = g <eos>"),
         ({"method": "no_cot"}, 3, " a b | 0 | = g <eos>"),
         ({"method": "pause"}, 3, " a b <pause> <pause> | 0 | = g <eos>"),
+        ({"method": "pccot"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
         ({"method": "no_curriculum"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
         ({"method": "pause_as_thought"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
         ({"method": "pause_as_thought"}, 1, " a b <bot> <pause> | 0 | [<eot>] d e f = g <eos>"),

@@ -30,6 +30,8 @@ def splits(folder, *problems):
         (["--feedback=lst"], ["feedback", "'lst'", "last"]),
         (["--stop=ponder", "--method=cot"], ["stop=ponder", "cot", "does not think"]),
         (["--stop=ponder", "--questions=2"], ["stop=ponder", "questions > 1"]),
+        (["--stop=classifier", "--passes=2"], ["stop=classifier", "one after the other", "passes=2"]),
+        (["--backprop_thoughts=1", "--method=pccot"], ["backprop_thoughts=1", "one after the other", "passes=3"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--steps=0"], ["steps", "at least 1"]),

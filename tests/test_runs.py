@@ -463,6 +463,7 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--model=llama --n_kv_head=1 --head_dim=6 --n_inner=20 --rope_theta=99",
         "--model=llama --feedback=gate",
         "--mixing=proportional",
+        "--passes=2",
     ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
