@@ -38,7 +38,13 @@ class Thinking(NamedTuple):
 class Coconut:
     """Thinking and writing, for a base model with embed, read and head."""
 
-    SETTINGS = "feedback", "thought_positions", "stop", "passes"  # of its config that are not the base model's
+    SETTINGS = (
+        "feedback",
+        "thought_positions",
+        "stop",
+        "passes",
+        "in_place",
+    )  # of its config that are not the base model's
     OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
 
     def __init__(self, config):
@@ -53,7 +59,7 @@ class Coconut:
         if c.stop:
             nn.init.zeros_(self.stop.weight)
             nn.init.constant_(self.stop.bias, -2)  # at first it goes on, in seven of eight cases
-        learned = c.thought_positions == "learned"  # added to the thoughts; they begin as nothing
+        learned = c.thought_positions == "learned" or c.in_place  # added to the thoughts; they begin as nothing
         self.thought_vectors = nn.Parameter(torch.zeros(MOST_VECTORS, c.n_embd)) if learned else None
 
     def next_thoughts(self, states, first):
@@ -76,12 +82,16 @@ class Coconut:
 
         PCCoT (2506.18582): all begin as <pause> tokens; then thought i comes from the states at thought i - 1, and the
         first from h, those at the end of the prefix, (B, 1, C). After N passes it is as if they had come in turn.
+        LOTUS (2606.31779), in_place: each comes from its own states, added to what it began as.
         """
         real = torch.arange(N, device=n.device) < n[:, None]
         pause = self.embed(torch.full((1, 1), self.config.pause, device=n.device))
         thoughts = self.numbered(pause.expand(len(n), N, -1))
         for _ in range(self.config.passes):
             states, _ = self.read(thoughts, real, past, self.moves(real, 0))
+            if self.config.in_place:
+                thoughts = pause + self.next_thoughts(states, 0)
+                continue
             before = [torch.cat((start, layer[:, :-1]), 1) for start, layer in zip(h, states)]
             thoughts = self.next_thoughts(before, 0)
         return thoughts

@@ -26,7 +26,8 @@ class Method(NamedTuple):
     stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
     instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
     markers: bool  # whether <bot> and <eot> stand around it
-    settings: dict = {}  # what settings are where they are left at their defaults
+    losses: tuple = ()  # what it is trained on besides cross-entropy (losses.py); --losses may say other weights
+    settings: dict = {}  # what other settings are where they are left at their defaults
 
 
 METHODS = {  #                       row of table 1                  stages   instead    markers
@@ -38,7 +39,9 @@ METHODS = {  #                       row of table 1                  stages   in
     "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
     "no_thought":       Method("Coconut without thought",    "all",   "",        False),
     "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
-    "pccot":            Method("PCCoT",                      "last",  "thought", True, {"passes": 3}),
+    "pccot":            Method("PCCoT",                      "last",  "thought", True, (), {"passes": 3}),
+    "lotus":            Method("LOTUS",                      "last",  "thought", True, ("thoughts:0.05",),
+                               {"passes": 6, "in_place": True, "thought_targets": "tokens"}),
 }  # fmt: skip
 
 
@@ -85,6 +88,14 @@ def stages(cfg, longest):
 def for_stage(values, stage):
     """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
     return values[min(stage, len(values) - 1)]
+
+
+def asked(cfg):
+    """{name: NAME or NAME:WEIGHT} of the losses of the settings and the method; if both have one, the settings' counts."""
+    given, own = (
+        {text.partition(":")[0]: text for text in texts} for texts in (cfg.losses, METHODS[cfg.method].losses)
+    )
+    return given | own | given
 
 
 def count(n_steps, stage, cfg):
@@ -134,11 +145,16 @@ def split(problem, stage, cfg, tok, rng=None):
 def make_targets(problem, n, cfg, tok):
     """For the states after the prefix and each of n thoughts: the set of tokens that it should predict, None: any.
 
-    thought_targets = "steps": the first token of the step that the thoughts after it stand for. "walks": in a graph,
-    the nodes where a walk of 1, ..., n steps from the root can end, [] if no walk is that long.
+    thought_targets = "steps": the first token of the step that the thoughts after it stand for. "tokens": at the
+    thoughts that stand for a step, its tokens, one for each. "walks": in a graph, the nodes where a walk of 1, ..., n
+    steps from the root can end, [] if no walk is that long.
     """
     if cfg.thought_targets == "walks":
         return [*walks(problem.question, n, cfg, tok), None]
+    if cfg.thought_targets == "tokens":
+        c = cfg.c_thought
+        tokens = {k * c + j + 1: [t] for k, step in enumerate(problem.steps) for j, t in enumerate(step[:c])}
+        return [tokens.get(i) for i in range(n + 1)]
     steps = {k * cfg.c_thought: step[:1] for k, step in enumerate(problem.steps)}
     return [steps.get(i) for i in range(n + 1)]
 

@@ -46,10 +46,11 @@ class LlamaConfig:
     qk_norm: bool = False  # Qwen3
     tie: bool = True  # the output head is the token embedding
     dropout: float = 0.0
-    feedback: str = "last"  # these seven as in model.py
+    feedback: str = "last"  # these eight as in model.py
     thought_positions: str = "none"
     stop: str = ""
     passes: int = 0
+    in_place: bool = False
     pause: int = 0
     gradient_checkpointing: bool = False
     backprop_thoughts: int | None = None

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from batches import ANYTHING
 from coconut import counts
+from curriculum import asked
 from feedback import known, membership
 
 
@@ -153,10 +154,11 @@ LOSSES = {
 
 
 def trained_on(cfg):
-    """The names of the losses that the settings ask for, as parse_losses takes them."""
+    """The names of the losses that method and settings ask for, as parse_losses takes them."""
+    names = asked(cfg)
     if cfg.stop == "ponder":
-        return [name.replace("ce", "ponder", 1) if name.partition(":")[0] == "ce" else name for name in cfg.losses]
-    return [*cfg.losses, *["stop"] * (cfg.stop == "classifier")]
+        return [text.replace("ce", "ponder", 1) if name == "ce" else text for name, text in names.items()]
+    return [*names.values(), *["stop"] * (cfg.stop == "classifier")]
 
 
 def parse_losses(names):

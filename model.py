@@ -39,6 +39,7 @@ class GPTConfig:
     )
     stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
     passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
+    in_place: bool = False  # a pass adds to each thought its own states, which it had before, not its neighbour's
     pause: int = 0  # the token that they then begin as
     # how to train it: these two are no part of the model, and may be changed at any time
     gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them

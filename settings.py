@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from config import UserError, option
-from curriculum import METHODS
+from curriculum import METHODS, asked
 from feedback import make_feedback
 from losses import parse_losses
 
@@ -54,13 +54,16 @@ class TrainConfig:
         ("none", "learned", "shared"),
     )
     passes: int = option(
-        0, "thoughts all at once, in so many passes, instead of one after the other: 0 (pccot: 3)", least=0, most=1000
+        0, "thoughts all at once, in so many passes; 0: one after the other (pccot: 3, lotus: 6)", least=0, most=1000
     )
+    in_place: bool = option(False, "passes add to a thought its own states, not the neighbour's (lotus)")
     stop: str = option(
         "", "a head that says when to stop thinking, and how it is trained (losses.py)", ("", "classifier", "ponder")
     )
     thought_targets: str = option(
-        "", "what thoughts should predict, for --losses=thoughts: a step, a graph's nodes", ("", "steps", "walks")
+        "",
+        "what thoughts should predict, for --losses=thoughts: a step, its tokens, a graph's nodes",
+        ("", "steps", "tokens", "walks"),
     )
     teacher_forcing: tuple[float, ...] = option(
         (0.0,), "share of steps whose thoughts are not the model's, but what they should be", least=0, most=1
@@ -154,6 +157,10 @@ class TrainConfig:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if self.stop and METHODS[self.method].instead != "thought":
             raise UserError(f"stop={self.stop}: method={self.method} does not think")
+        if {"thoughts", "members"} & asked(self).keys() and not self.thought_targets:
+            raise UserError("losses: thoughts and members need --thought_targets, which say what to predict")
+        if self.in_place and not self.passes:
+            raise UserError("in_place needs passes of at least 1")
         for name in ("stop", "backprop_thoughts") if self.passes else ():
             if getattr(self, name):
                 one = f"{name}={getattr(self, name)}"

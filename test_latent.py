@@ -312,6 +312,24 @@ def test_gradients_with_less_memory(settings, tiny):
 
 
 @BOTH
+def test_thoughts_in_place(tiny):
+    """Catches LOTUS's states added to the wrong thought, pads that get lost after a pass, or get no gradient."""
+    model, rows = tiny(passes=2, in_place=True, pause=3), some_rows()
+    logits, theirs = zip(*(naive_parallel(model, r.prefix, r.n, r.suffix, in_place=True) for r in rows))
+    labels = torch.tensor(sum((r.labels for r in rows), []))
+    expected = F.cross_entropy(torch.cat([each[:-1] for each in logits]), labels)
+    loss = model(*batch(rows))[1]
+    assert_close(loss, expected, 1e-10)
+    ours, expected = gradients(model, loss), gradients(model, expected)
+    assert ours["thought_vectors"][: max(r.n for r in rows)].abs().sum(1).min() > 0
+    for name, gradient in ours.items():
+        assert_close(gradient, expected[name], 1e-10)
+    _, thoughts = model.generate(*batch(rows)[:3], max_new_tokens=1, return_thoughts=True)
+    for own, its, row in zip(thoughts, theirs, rows):
+        assert not row.n or (own - its).abs().max() < 1e-10 * its.abs().max()
+
+
+@BOTH
 def test_gradients_in_bfloat16(tiny):
     """Catches products of different types, which autocast does not put right in a backward pass."""
     model, rows = tiny(torch.float32), some_rows(size=4)

@@ -18,6 +18,7 @@ import curriculum
 import data
 import evaluate
 import graphs
+import losses
 import prepare_gsm8k
 import prepare_hops
 from config import UserError, parse
@@ -47,6 +48,7 @@ from tokenizer import SPECIALS, make_tokenizer
         ({"method": "no_cot"}, 3, " a b | 0 | = g <eos>"),
         ({"method": "pause"}, 3, " a b <pause> <pause> | 0 | = g <eos>"),
         ({"method": "pccot"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
+        ({"method": "lotus", "c_thought": 3}, 3, " a b <bot> | 6 | [<eot>] = g <eos>"),
         ({"method": "no_curriculum"}, 3, " a b <bot> | 2 | [<eot>] = g <eos>"),
         ({"method": "pause_as_thought"}, 0, " a b <bot> | 0 | [<eot>] c d e f = g <eos>"),
         ({"method": "pause_as_thought"}, 1, " a b <bot> <pause> | 0 | [<eot>] d e f = g <eos>"),
@@ -112,6 +114,37 @@ def test_peek_scores_the_place_before_eot_with_what_comes_after_it():
     _, _, suffix, labels, *_ = curriculum.make_row(problem, 1, cfg, tok)
     assert labels[0] == suffix[1] and labels[1:] == suffix[1:]
     assert curriculum.split(problem, 1, cfg, tok)[0][2] == suffix[:1]  # and <eot> is still what the model is given
+
+
+def test_what_thoughts_should_say():
+    """Catches a token at the state before its thought, a step that runs into the next one's thoughts."""
+    for settings, expected in (
+        ({"thought_targets": "steps"}, ["c", None, "d", None, "f"]),
+        ({"thought_targets": "tokens"}, [None, "c", None, "d", "e"]),
+        ({"method": "lotus"}, [None, "c", None, "d", "e"]),
+        ({"method": "lotus", "c_thought": 1}, [None, "c", "d"]),
+    ):
+        cfg, tok, problem = words(**{"c_thought": 2, **settings})
+        targets = curriculum.make_row(problem, 2, cfg, tok).targets
+        assert [found and "".join(map(tok.decode, [found])).strip() for found in targets] == expected
+
+
+def test_a_method_brings_its_losses_and_settings_along():
+    """Catches a weight that is given in vain, a default that wins over what was given, a loss that is there twice."""
+
+    def found(**settings):
+        cfg = TrainConfig(**settings)
+        return cfg.passes, cfg.in_place, cfg.thought_targets, losses.parse_losses(losses.trained_on(cfg))
+
+    lotus = {"ce": 1, "thoughts": 0.05}
+    assert found(method="lotus") == (6, True, "tokens", lotus)
+    assert found(method="lotus", passes=2, losses=("thoughts:0.2", "ce")) == (
+        2,
+        True,
+        "tokens",
+        lotus | {"thoughts": 0.2},
+    )
+    assert found(method="coconut", losses=("ce:2",)) == (0, False, "", {"ce": 2})
 
 
 def test_stages_of_each_method():

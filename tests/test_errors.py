@@ -32,6 +32,8 @@ def splits(folder, *problems):
         (["--stop=ponder", "--questions=2"], ["stop=ponder", "questions > 1"]),
         (["--stop=classifier", "--passes=2"], ["stop=classifier", "one after the other", "passes=2"]),
         (["--backprop_thoughts=1", "--method=pccot"], ["backprop_thoughts=1", "one after the other", "passes=3"]),
+        (["--in_place"], ["in_place needs passes"]),
+        (["--losses=ce,thoughts"], ["thoughts", "need --thought_targets"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--steps=0"], ["steps", "at least 1"]),
