@@ -269,6 +269,13 @@ def test_json_is_all_that_is_printed_and_true(in_run, capsys):
             assert shown["tokens"][0][0] == sample.show_token(tok, token[0].item())
 
 
+def test_a_token_is_shown_on_one_line():
+    """Catches a token that breaks the table, rings the bell, or cannot be seen."""
+    tok = make_tokenizer("words", [" Zoé", " a"])
+    shown = [sample.show_token(tok, tok.encode_single_token(text)) for text in (" Zoé", "\n", "\a", " ", b"\xff")]
+    assert shown == ["Zoé", "\\n", "\\x07", "' '", "\\xff"]
+
+
 def test_any_number_of_thoughts(in_run, capsys):
     """Catches --latent that gives another number of thoughts, or says nothing where training had other numbers."""
     question = "--question=a b b c c d d e e a start b"
