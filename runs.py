@@ -15,6 +15,7 @@ the clock, of all parts of a run; cpu_seconds those of all cores. (Linux and mac
 """
 
 import csv
+import math
 import os
 import re
 import shlex
@@ -82,8 +83,9 @@ class Job:
 
     def share(self):
         """How much of it is done, 0 to 1, going by the last ETA that it has shown."""
-        eta, past = re.findall(r"ETA <?([\d:]+)", self.said()), time.time() - self.began
-        left = sum(int(n) * 60**i for i, n in enumerate(reversed(eta[-1].split(":")))) if eta else float("inf")
+        past, left = time.time() - self.began, math.inf
+        for eta in re.findall(r"ETA <?([\d:]+)", self.said())[-1:]:
+            left = sum(int(n) * 60**i for i, n in enumerate(reversed(eta.split(":"))))
         return past / (past + left)
 
     def has_ended(self, stopping):
