@@ -1,16 +1,16 @@
 """
-Make problems of arithmetic with names: each variable is defined by the one before it, and the definitions are shuffled.
+Make problems of arithmetic with names: each variable is defined by another, and the definitions are shuffled.
 
     {"question": "c e*3 d c-2 e g+5 a b+6 a = 4 b d*5 e ?",
      "steps": ["a = 4", "b+6 = 3", "d*5 = 1", "c-2 = 6", "e*3 = 4"], "answer": "4"}
 
 "a b+6" says that b is a+6, and all numbers are modulo 7: 4+6 is 3. In the first step there is nothing to be worked
-out; each of the other four needs the one before it. The question does not need g, a distractor: it is defined by e (or
-by another distractor). Names stand in the order of thinking, so that what follows can be looked up (LOG.md).
+out; each of the other four needs the one before it. The question does not need g, a distractor: it is defined by e
+(or by another distractor). Names stand in the order of thinking, so that what follows can be looked up (LOG.md).
 
-Every result matters: nothing is added that is 0, and nothing multiplied by what has no inverse. So each answer is as
-likely as any other, whatever is known of the problem, if one operation is not. No problem occurs twice in the three
-files, in whatever order its definitions stand.
+Every step matters: nothing is added that is 0, and nothing multiplied by what has no inverse, so that another number
+to begin with means another answer, and all answers are equally likely. No problem occurs twice in the three files, in
+whatever order its definitions stand.
 
     python prepare_arithmetic.py           # data/arithmetic/{train,valid,test}.json
     python prepare_arithmetic.py --depth=6 --distractors=0 --modulus=10 --out_dir=data/arithmetic6

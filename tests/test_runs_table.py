@@ -71,7 +71,7 @@ def test_the_table_is_what_the_logs_have(made):
 
 
 def test_what_is_finished_is_not_made_again(made):
-    """Catches runs that are made twice, a figure that changes, and one that is kept though its settings are others."""
+    """Catches runs that are made twice, a figure that changes, one that is kept though its settings are others."""
     folder, first = made
     paths = [folder / f"out/x-{name}/ckpt.pt" for name in ("cot-1", "cot-2", "coconut-1")]
     before = [os.stat(path).st_mtime_ns for path in paths]
