@@ -9,8 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import llama
-import model as gpt2
+from model import CausalSelfAttention
 
 STEP = None  # while a model thinks with gradients: {W: (the same for all its uses, what they have put aside)}
 
@@ -71,29 +70,15 @@ def product(x, w, aside):
     return y.view(G, nh, B // G, T, -1).transpose(1, 2).reshape(B, nh, T, -1)
 
 
-class Attend:
+class Attention(CausalSelfAttention):
     def attend(self, q, past, mask):
         if STEP is None or len(past) == 1:
             return super().attend(q, past, mask)
         (k, v), *since = past  # what was read first is not copied
-        shape, shared = q.shape, q.size(1) // k.size(1)  # heads that share their keys are like further positions
-        q, mask = q.reshape(len(q), k.size(1), -1, q.size(-1)), mask.repeat(1, 1, shared, 1)
         since_k, since_v = (torch.cat(passes, 2) for passes in zip(*since))
         scores = torch.cat((product(q, *gathered(k)), q @ since_k.mT), -1) / q.size(-1) ** 0.5
         p = F.dropout(scores.masked_fill(~mask, -torch.inf).softmax(-1), self.dropout, self.training)  # (B, nh, T, K)
-        y = product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
-        return y.reshape(shape)
-
-
-class GPT2Attention(Attend, gpt2.CausalSelfAttention):
-    pass
-
-
-class LlamaAttention(Attend, llama.Attention):
-    pass
-
-
-FASTER = {nn.Linear: Linear, gpt2.CausalSelfAttention: GPT2Attention, llama.Attention: LlamaAttention}
+        return product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
 
 
 class Thinking:
@@ -108,8 +93,11 @@ class Thinking:
 
 
 def speed_up(model):
-    """Give a model and its layers classes that think faster on a CPU; second derivatives are then an error."""
+    """Give a model and its layers classes that think faster on a CPU; second derivatives are then an error.
+
+    llama.py's attention is left as it is: where heads share their keys there is less to copy, and nothing was gained.
+    """
     for module in model.modules():
-        module.__class__ = FASTER.get(type(module), type(module))
+        module.__class__ = {nn.Linear: Linear, CausalSelfAttention: Attention}.get(type(module), type(module))
     model.__class__ = type(type(model).__name__, (Thinking, type(model)), {})
     return model
