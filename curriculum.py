@@ -91,11 +91,11 @@ def for_stage(values, stage):
 
 
 def asked(cfg):
-    """{name: NAME or NAME:WEIGHT} of the losses of the settings and the method; if both have one, the settings' counts."""
-    given, own = (
-        {text.partition(":")[0]: text for text in texts} for texts in (cfg.losses, METHODS[cfg.method].losses)
-    )
-    return given | own | given
+    """{name: NAME or NAME:WEIGHT} of the losses of the settings, and of the method where they do not name it."""
+    losses = {}
+    for text in (*cfg.losses, *METHODS[cfg.method].losses):
+        losses.setdefault(text.partition(":")[0], text)
+    return losses
 
 
 def count(n_steps, stage, cfg):
