@@ -78,7 +78,8 @@ def text_probabilities(model, prompts, texts):
     batch = batches.collate([Row(*prompt, labels=[]) for prompt in prompts], device)
     counts, flat = [len(t) for t in texts], [text for t in texts for text in t]
     said = batches.collate([Row(text, 0, [], []) for text in flat], device)  # prefix (M, S)
-    *_, h, past = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix)
+    thinking = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix)
+    h, past = thinking.predicting, thinking.past
     row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
     log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, said.prefix[:, :1])[:, 0]  # (M,) first token
     if max(map(len, flat)) > 1:

@@ -112,6 +112,7 @@ class Batch(NamedTuple):
     # NOTHING, or ANYTHING
     given: int | None  # not None: the thoughts are what they should be, fed back so often, all at once
     teacher: "Batch | None"
+    answer: torch.Tensor | None  # (B,) int64: where in the suffix the answer begins, if there is a teacher
 
 
 def collate(rows, device="cpu"):
@@ -147,4 +148,5 @@ def collate(rows, device="cpu"):
         targets=targets,
         given=rows[0].given,
         teacher=collate([row.teacher for row in rows], device) if rows[0].teacher else None,
+        answer=tensor([row.answer for row in rows]) if rows[0].answer is not None else None,
     )

@@ -26,13 +26,21 @@ class Thinking(NamedTuple):
     fed: torch.Tensor  # (B, N, C) the thoughts: what was fed back
     n: torch.Tensor  # (B,) how many each row has
     layers: list  # the hidden states after the prefix, thought 1, ..., thought N, of each layer, (B, N+1, C)
+    after: list  # those after each token of the suffix, of each layer, (B, S, C)
     predicting: torch.Tensor  # (B, S+1, C) those that predict suffix[:, 0], suffix[:, 1], ..., and what follows
     past: object  # for going on: what the model has read (model.Past)
+    teacher: "Thinking | None" = None  # what was thought about Batch.teacher (losses.py)
 
     @property
     def states(self):
         """(B, N+1, C): of the last layer, from which the head predicts."""
         return self.layers[-1]
+
+    def before(self, place):
+        """The states, of each layer, (B, C), that predict suffix[:, place], for place (B,) int64."""
+        row, inside = torch.arange(len(place), device=place.device), (place > 0)[:, None]
+        pairs = zip(self.layers, self.after)
+        return [torch.where(inside, after[row, place - 1], thought[row, self.n]) for thought, after in pairs]
 
 
 class Coconut:
@@ -142,8 +150,9 @@ class Coconut:
             moves = torch.cat((self.moves(real, N - M), suffix_real), 1)
             h, past = self.read(x, torch.cat((real, suffix_real), 1), past, moves)
         layers = [torch.cat(several, 1) for several in zip(*layers, [layer[:, :M] for layer in h])]  # (B, N+1, C)
-        predicting = torch.cat((layers[-1][row, n][:, None], h[-1][:, M:]), 1)  # its own last thought, then the suffix
-        return Thinking(fed, n, layers, predicting, past)
+        after = [layer[:, M:] for layer in h]
+        predicting = torch.cat((layers[-1][row, n][:, None], after[-1]), 1)  # its own last thought, then the suffix
+        return Thinking(fed, n, layers, after, predicting, past)
 
     def forward(self, prefix, prefix_len, n_thoughts, suffix, labels=None):
         """Three segments in, loss out (paper section 3).

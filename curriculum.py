@@ -39,10 +39,15 @@ METHODS = {  #                       row of table 1                  stages   in
     "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
     "no_thought":       Method("Coconut without thought",    "all",   "",        False),
     "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
-    "pccot":            Method("PCCoT",                      "last",  "thought", True, (), {"passes": 3}),
+    "codi":             Method("CODI",                       "last",  "thought", True, ("teacher", "distance")),
+    "pccot":            Method("PCCoT",                      "last",  "thought", True, ("teacher", "distance_layers"),
+                               {"passes": 3}),
     "lotus":            Method("LOTUS",                      "last",  "thought", True, ("thoughts:0.05",),
                                {"passes": 6, "in_place": True, "thought_targets": "tokens"}),
 }  # fmt: skip
+
+
+TAUGHT = {"teacher", "distance", "distance_layers"}  # losses that need a teacher
 
 
 class Problem(NamedTuple):
@@ -73,6 +78,7 @@ class Row(NamedTuple):
     steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
     given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
     teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
+    answer: int | None = None  # where in the suffix the answer begins, what marks it left out, if there is a teacher
 
 
 def stages(cfg, longest):
@@ -159,6 +165,17 @@ def make_targets(problem, n, cfg, tok):
     return [steps.get(i) for i in range(n + 1)]
 
 
+def with_teacher(row, problem, cfg, tok):
+    """The row with its teacher: the steps in words, without the last one, which would give the answer away (CODI)."""
+    size = len(cfg.answer_format.partition("{}")[0].encode())
+    mark = next(i for i in range(len(problem.answer)) if len(tok.decode_bytes(problem.answer[: i + 1])) > size)
+    steps = problem.steps if cfg.teacher_writes == "all" else problem.steps[:-1]
+    written = sum(steps, []) + problem.answer
+    answer = mark - len(problem.answer)  # counted from the end
+    teacher = Row(problem.question, 0, written, written, answer=len(written) + answer)
+    return row._replace(teacher=teacher, answer=len(row.suffix) + answer)
+
+
 def make_row(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as a Row."""
     (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
@@ -166,4 +183,5 @@ def make_row(problem, stage, cfg, tok, rng=None):
     targets = make_targets(problem, n, cfg, tok) if cfg.thought_targets else []
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     labels = [written[0] if cfg.peek else -100 for _ in eot] + written
-    return Row(prefix, n, eot + written, labels, targets=targets, steps=removed)
+    row = Row(prefix, n, eot + written, labels, targets=targets, steps=removed)
+    return with_teacher(row, problem, cfg, tok) if TAUGHT & asked(cfg).keys() else row

@@ -9,6 +9,7 @@ saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -64,6 +65,23 @@ def members(model, thinking, batch):
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums in bfloat16 would not be exact enough
     logits, target = membership(logits), member_of(batch.targets[asked], logits)
     return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
+
+
+def teacher(model, thinking, batch):
+    """Cross-entropy of what the teacher writes: the same model, in words."""
+    return ce(model, thinking.teacher, batch.teacher)
+
+
+def distance(model, thinking, batch, first=0):
+    """How far the states before the answer are from the teacher's, which get no gradient (CODI, 2502.21074).
+
+    The mean over the input, layer 0, and all others (or those from the first on) of SmoothL1 / std, averaged over the
+    C dimensions. CODI's std is that of a whole batch; here it is that of each row's own C numbers, or a row's loss
+    would depend on its neighbours.
+    """
+    pairs = [*zip(thinking.before(batch.answer), thinking.teacher.before(batch.teacher.answer))][first:]
+    found = [F.smooth_l1_loss(own, its.detach(), reduction="none").mean(1) / its.detach().std(1) for own, its in pairs]
+    return sum(found).sum() / len(found)
 
 
 def stop(model, thinking, batch):
@@ -146,6 +164,9 @@ LOSSES = {
     "ce": Loss(lambda batch: (batch.labels != -100).sum(), ce),
     "thoughts": Loss(lambda batch: (batch.targets[..., 0] >= 0).sum(), thoughts),
     "members": Loss(lambda batch: (batch.targets[..., 0] != ANYTHING).sum(), members),
+    "teacher": Loss(lambda batch: (batch.teacher.labels != -100).sum(), teacher),
+    "distance": Loss(lambda batch: torch.tensor(len(batch.n)), distance),
+    "distance_layers": Loss(lambda batch: torch.tensor(len(batch.n)), partial(distance, first=1)),
     "stop": Loss(lambda batch: torch.tensor(len(batch.n)), stop),
     "ponder": Loss(lambda batch: torch.tensor(len(batch.n)), ponder),
     "seq_vcr": Loss(lambda batch: torch.tensor(1), SeqVCR),
@@ -199,6 +220,10 @@ class Objective(nn.Module):
         for _ in range(batch.given or 0):  # each time one more thought is the model's own: after n times, all of them
             given = model.next_thoughts([layer[:, :-1] for layer in thinking.layers], 0)
             thinking = model.think(*segments, given=given, past=past)
+        if batch.teacher is not None:
+            its = batch.teacher
+            its = model.think(its.prefix, its.prefix_len, its.n, its.suffix, counts(its.labels))
+            thinking = thinking._replace(teacher=its)
         totals = {name: self.parts[name] if name in self.parts else LOSSES[name].total for name in self.weights}
         return {name: (totals[name](model, thinking, batch), n) for name, n in self.counts(batch).items()}
 

@@ -74,6 +74,11 @@ class TrainConfig:
         least=0,
         most=1000,
     )
+    teacher_writes: str = option(
+        "without_last",
+        "steps that the teacher of codi and pccot writes: without the last one (CODI)",
+        ("without_last", "all"),
+    )
     losses: tuple[str, ...] = option(("ce",), "what is trained on, each NAME or NAME:WEIGHT (losses.py)")
     names: str = option("", "nodes of a graph (edges first, root last), a regex: renamed, edges shuffled each epoch")
     questions: int = option(

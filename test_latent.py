@@ -772,6 +772,42 @@ def test_what_is_fed_back(name, tiny):
         assert_close(a, b, 1e-10)
 
 
+ROWS_WITH_TEACHER = [
+    Row([1, 2], 2, [3, 4, 5], [-100, 4, 5], answer=2, teacher=Row([1, 2], 0, [6, 7, 4, 5], [6, 7, 4, 5], answer=3)),
+    Row([9], 0, [4, 8], [4, 8], answer=1, teacher=Row([9], 0, [4, 8], [4, 8], answer=1)),
+    Row([3, 1, 2], 4, [5], [5], answer=0, teacher=Row([3, 1], 0, [5], [5], answer=0)),  # nothing marks the answer
+]
+
+
+@BOTH
+@pytest.mark.parametrize("settings", [{}, {"passes": 2}])
+def test_the_teacher_and_the_distance_to_it(settings, tiny):
+    """Catches a state off by one, a layer too few, a gradient into the teacher, a deviation that rows share."""
+    model, (ce, teacher, distance, layers) = tiny(n_layer=3, pause=6, **settings), (0, 0, 0, 0)
+    for row in ROWS_WITH_TEACHER:
+        think = naive_parallel if settings else naive_row
+        logits, thoughts = think(model, row.prefix, row.n, row.suffix)
+        ce = ce + F.cross_entropy(logits[:-1], torch.tensor(row.labels), reduction="sum")
+        its = row.teacher
+        logits, _ = naive_row(model, its.prefix, 0, its.suffix)
+        teacher = teacher + F.cross_entropy(logits[:-1], torch.tensor(its.labels), reduction="sum")
+        E, found = embeddings(model), []
+        own = naive_states(model, torch.cat((E[row.prefix], thoughts, E[row.suffix])))
+        for h, h_t in zip(own, naive_states(model, E[its.prefix + its.suffix])):
+            s, t = h[len(row.prefix) + row.n + row.answer - 1], h_t[len(its.prefix) + its.answer - 1].detach()
+            far = (s - t).abs()
+            found.append(torch.where(far < 1, far**2 / 2, far - 0.5).mean() / t.var().sqrt())
+        distance, layers = distance + sum(found) / 4, layers + sum(found[1:]) / 3
+    losses = Objective(model, ("ce", "teacher", "distance", "distance_layers"))(collate(ROWS_WITH_TEACHER))
+    assert [int(n) for _, n in losses.values()] == [5, 7, 3, 3]
+    for (total, _), expected in zip(losses.values(), (ce, teacher, distance, layers)):
+        assert_close(total, expected, 1e-10)
+        settings = {"retain_graph": True, "materialize_grads": True}
+        ours, theirs = (torch.autograd.grad(x, list(model.parameters()), **settings) for x in (total, expected))
+        for a, b in zip(ours, theirs):
+            assert_close(a, b, 1e-10)
+
+
 STOP_ROWS = [Row([1, 2], 2, [3, 4], [-100, 4]), Row([5], 0, [3, 6, 7], [3, -100, 7]), Row([2, 9, 4], 4, [8], [8])]
 
 

@@ -11,7 +11,7 @@ import os
 import numpy as np
 import pytest
 import torch
-from helpers import FORMATS, HERE, spell, words
+from helpers import FORMATS, HERE, PROBLEM, spell, words
 
 import batches
 import curriculum
@@ -144,7 +144,32 @@ def test_a_method_brings_its_losses_and_settings_along():
         "tokens",
         lotus | {"thoughts": 0.2},
     )
+    codi = {"ce": 1, "teacher": 1, "distance": 20}
+    assert found(method="codi", losses=("ce", "distance:20")) == (0, False, "", codi)
     assert found(method="coconut", losses=("ce:2",)) == (0, False, "", {"ce": 2})
+
+
+@pytest.mark.parametrize("kind", ["words", "chars"])
+def test_the_teacher_writes_all_but_the_last_step(kind):
+    """Catches a last step that says the answer, a teacher without question, states that are not at the same token."""
+    for format, mark, settings, teacher in (
+        (" = {}", "=", {}, "a b c d e = g"),
+        (" the answer is: {}", ":", {}, "a b c d e the answer is: g"),
+        (" = {}", "=", {"teacher_writes": "all", "method": "pccot"}, "a b c d e f = g"),
+        (" = {}", "=", {"method": "coconut", "losses": ("ce", "teacher")}, "a b c d e = g"),
+    ):
+        cfg = TrainConfig(
+            tokenizer=kind, **{**FORMATS, "max_latent_stage": 2, "method": "codi", "answer_format": format, **settings}
+        )
+        tok = make_tokenizer(kind, data.find_pieces([PROBLEM], cfg))
+        problem = data.encode([PROBLEM], cfg, tok)[0]
+        row = curriculum.make_row(problem, 3, cfg, tok)
+        for of, text in (row, None), (row.teacher, teacher):
+            assert text is None or tok.decode(of.prefix + of.suffix[:-1]).strip() == text
+            assert tok.decode(of.suffix[: of.answer]).rstrip().endswith(mark) and of.answer > 0
+            assert tok.decode(of.suffix[of.answer : -1]).strip() == "g"
+        assert row.teacher.n == 0 and row.teacher.labels == row.teacher.suffix and row.suffix[-1] == problem.answer[-1]
+    assert curriculum.make_row(problem, 3, dataclasses.replace(cfg, losses=("ce",)), tok).teacher is None
 
 
 def test_stages_of_each_method():

@@ -464,6 +464,9 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--model=llama --feedback=gate",
         "--mixing=proportional",
         "--passes=2",
+        "--method=codi",
+        "--method=pccot",
+        "--method=lotus",
     ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
