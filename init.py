@@ -29,19 +29,26 @@ def induction(model, distance=1):
     speed = math.pi * (torch.arange(C // 2) + 0.5) / (C // 2)
     angle = torch.arange(model.config.block_size)[:, None] * speed
     model.wpe.weight.copy_(0.28 * math.sqrt(2) * torch.cat((angle.sin(), angle.cos()), 1))
-    cos, sin = (abs(distance) * speed).cos().diag(), (abs(distance) * speed).sin().diag()
-    back = torch.cat((torch.cat((cos, -sin), 1), torch.cat((sin, cos), 1)))  # wpe[t] back^T = wpe[t - |distance|]
+
+    def back(places):  # wpe[t] back(n)^T = wpe[t - n]
+        cos, sin = (places * speed).cos().diag(), (places * speed).sin().diag()
+        return torch.cat((torch.cat((cos, -sin), 1), torch.cat((sin, cos), 1)))
 
     q, k, v = first.c_attn.weight.split(C)  # (C, C) each: rows are outputs, and the first hs of them head 0's
     for w in q, k:
         nn.init.normal_(w, std=0.02)
     nn.init.normal_(k[:hs], std=math.sqrt(2 / C))
-    q[:hs] = k[:hs] @ back
+    q[:hs] = k[:hs] @ back(abs(distance))
     nn.init.orthogonal_(v)
     nn.init.orthogonal_(first.c_proj.weight)
     reads, says = v[:hs].clone(), first.c_proj.weight[:, :hs].clone()
     writes = first.c_proj.weight[:, :hs] @ v[:hs]  # what head 0 of the first layer adds to x, of what it looks at
     first.c_proj.weight.mul_(0.4)
+    if distance != 1 and model.config.n_head > 2:
+        # Sentences: "Who is the mother of Bob?" So head 1 tells each token the one before it, as if that stood here.
+        nn.init.normal_(k[hs : 2 * hs], std=math.sqrt(2 / C))
+        q[hs : 2 * hs] = k[hs : 2 * hs] @ back(1)
+        first.c_proj.weight[:, hs : 2 * hs] = v[hs : 2 * hs].T
     for block in model.h[1:]:
         q, k, v = block.attn.c_attn.weight.split(C)
         nn.init.normal_(q, std=math.sqrt(3 / C))

