@@ -112,6 +112,7 @@ class Batch(NamedTuple):
     # NOTHING, or ANYTHING
     given: int | None  # not None: the thoughts are what they should be, fed back so often, all at once
     teacher: "Batch | None"
+    steps: torch.Tensor | None  # (B, G, W) int64: what each group of thoughts stands for, filled up with NOTHING
     answer: torch.Tensor | None  # (B,) int64: where in the suffix the answer begins, if there is a teacher
 
 
@@ -137,6 +138,11 @@ def collate(rows, device="cpu"):
         most, widest = max(map(len, sets)), max(len(found) for row in sets for found in row)
         sets = [row + [[ANYTHING]] * (most - len(row)) for row in sets]
         targets = tensor([[[*found, *[NOTHING] * (widest - len(found))] for found in row] for row in sets])
+    steps, n_groups = [row.steps for row in rows], max(len(row.steps) for row in rows)
+    if n_groups:
+        width = max(len(text) for groups in steps for text in groups)
+        steps = [groups + [[]] * (n_groups - len(groups)) for groups in steps]
+        steps = tensor([[text + [NOTHING] * (width - len(text)) for text in groups] for groups in steps])
     return Batch(
         prefix=pad([row.prefix for row in rows], 0),
         prefix_len=tensor([len(row.prefix) for row in rows]),
@@ -148,5 +154,6 @@ def collate(rows, device="cpu"):
         targets=targets,
         given=rows[0].given,
         teacher=collate([row.teacher for row in rows], device) if rows[0].teacher else None,
+        steps=steps if n_groups else None,
         answer=tensor([row.answer for row in rows]) if rows[0].answer is not None else None,
     )

@@ -39,6 +39,7 @@ METHODS = {  #                       row of table 1                  stages   in
     "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
     "no_thought":       Method("Coconut without thought",    "all",   "",        False),
     "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
+    "simcot":           Method("SIM-CoT",                    "all",   "thought", True, ("decoder",)),
     "codi":             Method("CODI",                       "last",  "thought", True, ("teacher", "distance")),
     "pccot":            Method("PCCoT",                      "last",  "thought", True, ("teacher", "distance_layers"),
                                {"passes": 3}),
@@ -75,7 +76,7 @@ class Row(NamedTuple):
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
     shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
     targets: list = []  # n + 1 sets of tokens: what the states after the prefix and each thought should predict
-    steps: list = []  # the tokens of each step that is not written, for methods that make a thought say it
+    steps: list = []  # for each group of c thoughts, the tokens of what they stand for, for losses that decode them
     given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
     teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
     answer: int | None = None  # where in the suffix the answer begins, what marks it left out, if there is a teacher
@@ -98,8 +99,9 @@ def for_stage(values, stage):
 
 def asked(cfg):
     """{name: NAME or NAME:WEIGHT} of the losses of the settings, and of the method where they do not name it."""
-    losses = {}
+    losses, headed = {}, cfg.decoder == "head"  # SIM-CoT without a decoder
     for text in (*cfg.losses, *METHODS[cfg.method].losses):
+        text = "thoughts" if headed and text == "decoder" else text
         losses.setdefault(text.partition(":")[0], text)
     return losses
 
@@ -165,6 +167,13 @@ def make_targets(problem, n, cfg, tok):
     return [steps.get(i) for i in range(n + 1)]
 
 
+def groups(steps, n, cfg):
+    """What each of the n / c_thought groups of thoughts stands for: a step, the last one for all that are left."""
+    n_groups = n // max(1, cfg.c_thought)
+    steps = steps + [[]] * (n_groups - len(steps))
+    return [*steps[: n_groups - 1], sum(steps[n_groups - 1 :], [])] if n_groups else []
+
+
 def with_teacher(row, problem, cfg, tok):
     """The row with its teacher: the steps in words, without the last one, which would give the answer away (CODI)."""
     size = len(cfg.answer_format.partition("{}")[0].encode())
@@ -179,9 +188,11 @@ def with_teacher(row, problem, cfg, tok):
 def make_row(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as a Row."""
     (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
-    removed = problem.steps[: count(len(problem.steps), stage, cfg)[0]]
+    losses, removed = asked(cfg), count(len(problem.steps), stage, cfg)[0]
+    gone = problem.steps[:removed] if cfg.remove_from == "front" else problem.steps[len(problem.steps) - removed :]
     targets = make_targets(problem, n, cfg, tok) if cfg.thought_targets else []
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     labels = [written[0] if cfg.peek else -100 for _ in eot] + written
-    row = Row(prefix, n, eot + written, labels, targets=targets, steps=removed)
-    return with_teacher(row, problem, cfg, tok) if TAUGHT & asked(cfg).keys() else row
+    steps = groups(gone, n, cfg) if "decoder" in losses else []
+    row = Row(prefix, n, eot + written, labels, targets=targets, steps=steps)
+    return with_teacher(row, problem, cfg, tok) if TAUGHT & losses.keys() else row

@@ -3,8 +3,8 @@ What is scored: from what a model has thought about a batch to named losses.
 
 Each loss is a sum and a count. A step divides the sum over all of its micro-batches and processes by the count over all
 of them, so it does not matter how its rows are divided up. `--losses=ce,NAME:0.5` chooses and weighs them; a new one is
-a function and a line in LOSSES. What is trained only here (a decoder, a projection) is a module of Objective: it is
-saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
+a function and a line in LOSSES. What is trained only here (a decoder, a projection) is a module of Objective
+(auxiliary.py): it is saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
 """
 
 import math
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from auxiliary import Decoder, SeqVCR, SeqVCRFixed
 from batches import ANYTHING
 from coconut import counts
 from curriculum import asked
@@ -127,39 +128,6 @@ def ponder(model, thinking, batch):
     return (log_p.exp() * (nats + PULL * (log_p - log_q))).sum()
 
 
-class SeqVCR(nn.Module):
-    """Against collapse: each dimension of a projection of the states should vary over the batch, by itself.
-
-    The mean, over the states after the prefix and each thought, and over dimensions i of their covariance C, of
-    l_1 max(0, 1 - sqrt(C_ii + 0.001)) + l_2 sum_{j != i} C_ij^2 (Seq-VCR, 2411.02344). It belongs to a batch and is no
-    sum over its rows: each micro-batch of each process has its own.
-    """
-
-    def __init__(self, model, width=2048, l_1=1.0, l_2=0.004):
-        super().__init__()
-        self.project, self.l_1, self.l_2 = nn.Linear(model.config.n_embd, width), l_1, l_2
-
-    def forward(self, model, thinking, batch):
-        found = []
-        for k in range(thinking.states.size(1)):
-            x = self.project(thinking.states[thinking.n >= k, k])  # (M, D)
-            x = (x - x.mean(0)) / max(1, len(x) - 1) ** 0.5  # now C = x^T x, and has the same norm as x x^T
-            variance = x.square().sum(0)
-            spread, shared = (1 - (variance + 0.001).sqrt()).clamp(min=0).sum(), (x @ x.T).square().sum()
-            found.append((self.l_1 * spread + self.l_2 * (shared - variance.square().sum())) / x.size(1))
-        return sum(found) / len(found)
-
-
-class SeqVCRFixed(SeqVCR):
-    """The same with a fixed orthogonal projection to 32 dimensions (wassname/coconut)."""
-
-    def __init__(self, model):
-        super().__init__(model, width=32)
-        nn.init.orthogonal_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
-        self.project.requires_grad_(False)
-
-
 LOSSES = {
     "ce": Loss(lambda batch: (batch.labels != -100).sum(), ce),
     "thoughts": Loss(lambda batch: (batch.targets[..., 0] >= 0).sum(), thoughts),
@@ -167,6 +135,7 @@ LOSSES = {
     "teacher": Loss(lambda batch: (batch.teacher.labels != -100).sum(), teacher),
     "distance": Loss(lambda batch: torch.tensor(len(batch.n)), distance),
     "distance_layers": Loss(lambda batch: torch.tensor(len(batch.n)), partial(distance, first=1)),
+    "decoder": Loss(lambda batch: 0 if batch.steps is None else (batch.steps[..., 0] >= 0).sum(), Decoder),
     "stop": Loss(lambda batch: torch.tensor(len(batch.n)), stop),
     "ponder": Loss(lambda batch: torch.tensor(len(batch.n)), ponder),
     "seq_vcr": Loss(lambda batch: torch.tensor(1), SeqVCR),

@@ -68,7 +68,8 @@ def wrap(objective, shard):
         return objective
     if not shard:
         own = any(name.startswith(objective.model.OWN) for name, _ in objective.model.named_parameters())
-        return DistributedDataParallel(objective, find_unused_parameters=own)  # not every step thinks
+        parts = len(objective.parts) > 0
+        return DistributedDataParallel(objective, find_unused_parameters=own or parts)  # not every step thinks
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
 
     model = objective.model

@@ -74,6 +74,9 @@ class TrainConfig:
         least=0,
         most=1000,
     )
+    decoder: str = option(
+        "model", "simcot: what decodes thoughts: a second model, or the model's own head", ("model", "head")
+    )
     teacher_writes: str = option(
         "without_last",
         "steps that the teacher of codi and pccot writes: without the last one (CODI)",
@@ -160,8 +163,11 @@ class TrainConfig:
                 raise UserError(str(e)) from None
         if self.n_embd % self.n_head and not self.head_dim:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
-        if self.stop and METHODS[self.method].instead != "thought":
-            raise UserError(f"stop={self.stop}: method={self.method} does not think")
+        if METHODS[self.method].instead != "thought":
+            for what in [f"stop={self.stop}"] * bool(self.stop) + ["losses=decoder"] * ("decoder" in asked(self)):
+                raise UserError(f"{what}: method={self.method} does not think")
+        if self.method == "simcot" and self.decoder == "head":
+            self.thought_targets = self.thought_targets or "steps"
         if {"thoughts", "members"} & asked(self).keys() and not self.thought_targets:
             raise UserError("losses: thoughts and members need --thought_targets, which say what to predict")
         if self.in_place and not self.passes:
@@ -170,6 +176,8 @@ class TrainConfig:
             if getattr(self, name):
                 one = f"{name}={getattr(self, name)}"
                 raise UserError(f"{one} needs thoughts one after the other, not passes={self.passes}")
+        if "decoder" in asked(self) and self.shard:
+            raise UserError("the decoder of simcot is not spread over processes: --decoder=head, or without --shard")
         if self.stop == "ponder" and self.questions > 1:
             raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
         for model, names in ONLY.items():

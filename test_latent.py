@@ -772,6 +772,44 @@ def test_what_is_fed_back(name, tiny):
         assert_close(a, b, 1e-10)
 
 
+ROWS_WITH_STEPS = [  # two thoughts a group; steps that were merged, groups that stand for nothing
+    Row([1, 2], 4, [3, 4], [-100, 4], steps=[[5], [6, 7, 8, 9]]),
+    Row([9], 0, [4, 8], [4, 8]),
+    Row([3, 1, 2], 6, [5], [5], steps=[[10, 11], [], []]),
+]
+
+
+@BOTH
+def test_the_decoder_writes_steps_from_thoughts(tiny):
+    """Catches a group of the wrong thoughts, a mean over the wrong tokens, weights that the model and it share."""
+    model, expected, n = tiny(thought_positions="learned", feedback="projection"), 0, 0
+    objective = Objective(model, ("ce", "decoder"))
+    decoder = objective.parts["decoder"].model
+    with torch.no_grad():
+        for name, p in decoder.named_parameters():
+            assert torch.equal(p, model.get_parameter(name)) and not name.startswith(model.OWN)
+            p.add_(torch.randn_like(p) * 0.1)  # as if it had been trained for a while
+    for row in ROWS_WITH_STEPS:
+        x, E = embeddings(model)[row.prefix], embeddings(decoder)
+        for i in range(row.n):
+            thought = model.feedback([naive_gpt(model, x)[-1:]], model) + model.thought_vectors[i]
+            x = torch.cat((x, thought))
+        for k, step in enumerate(row.steps):
+            group = x[len(row.prefix) + 2 * k :][:2]
+            h = naive_gpt(decoder, torch.cat((group, E[step])))[1:-1]
+            n, expected = n + bool(step), expected + (F.cross_entropy(h @ E.T, torch.tensor(step)) if step else 0)
+    total, count = objective(collate(ROWS_WITH_STEPS))["decoder"]
+    assert count == n == 3
+    assert_close(total, expected, 1e-10)
+    settings = {"retain_graph": True, "materialize_grads": True}
+    ours, theirs = (torch.autograd.grad(x, list(objective.parameters()), **settings) for x in (total, expected))
+    for a, b in zip(ours, theirs):
+        assert_close(a, b, 1e-10)
+    assert any(a.any() for a in ours[: len(list(model.parameters()))])
+    total, count = objective(collate([row._replace(steps=[]) for row in ROWS_WITH_STEPS]))["decoder"]
+    assert (total, count) == (0, 0)
+
+
 ROWS_WITH_TEACHER = [
     Row([1, 2], 2, [3, 4, 5], [-100, 4, 5], answer=2, teacher=Row([1, 2], 0, [6, 7, 4, 5], [6, 7, 4, 5], answer=3)),
     Row([9], 0, [4, 8], [4, 8], answer=1, teacher=Row([9], 0, [4, 8], [4, 8], answer=1)),

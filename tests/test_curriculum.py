@@ -144,9 +144,30 @@ def test_a_method_brings_its_losses_and_settings_along():
         "tokens",
         lotus | {"thoughts": 0.2},
     )
+    assert found(method="simcot") == (0, False, "", {"ce": 1, "decoder": 1})
+    assert found(method="simcot", decoder="head") == (0, False, "steps", {"ce": 1, "thoughts": 1})
     codi = {"ce": 1, "teacher": 1, "distance": 20}
     assert found(method="codi", losses=("ce", "distance:20")) == (0, False, "", codi)
     assert found(method="coconut", losses=("ce:2",)) == (0, False, "", {"ce": 2})
+
+
+def test_what_groups_of_thoughts_stand_for():
+    """Catches steps that nobody decodes, thoughts of a short problem that stand for another's steps."""
+    for settings, stage, expected in (
+        ({}, 0, []),
+        ({}, 1, ["c"]),
+        ({}, 2, ["c", "d e"]),
+        ({}, 3, ["c", "d e f"]),
+        ({"max_latent_stage": 5}, 5, ["c", "d e", "f"]),
+        ({"max_latent_stage": 5, "pad_latent_to_max": True}, 5, ["c", "d e", "f", "", ""]),
+        ({"remove_from": "back"}, 2, ["d e", "f"]),
+        ({"c_thought": 0}, 2, []),
+        ({"decoder": "head"}, 2, []),
+    ):
+        cfg, tok, problem = words(**{"method": "simcot", "c_thought": 2, **settings})
+        row = curriculum.make_row(problem, stage, cfg, tok)
+        assert [tok.decode(text).strip() for text in row.steps] == expected
+        assert cfg.decoder == "head" or row.n == 2 * len(expected)
 
 
 @pytest.mark.parametrize("kind", ["words", "chars"])

@@ -34,6 +34,8 @@ def splits(folder, *problems):
         (["--backprop_thoughts=1", "--method=pccot"], ["backprop_thoughts=1", "one after the other", "passes=3"]),
         (["--in_place"], ["in_place needs passes"]),
         (["--losses=ce,thoughts"], ["thoughts", "need --thought_targets"]),
+        (["--method=simcot", "--shard"], ["decoder of simcot", "--decoder=head"]),
+        (["--losses=ce,decoder", "--method=cot"], ["losses=decoder", "cot", "does not think"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--steps=0"], ["steps", "at least 1"]),

@@ -166,6 +166,39 @@ def test_two_processes_equal_one(tmp_path):
         assert_close(*weights, 1e-3)  # AdamW divides by small numbers, and so makes small differences large
 
 
+EACH_METHOD = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import parallel, train
+from config import parse
+from settings import TrainConfig
+parallel.quiet()
+for method in "codi", "pccot", "lotus", "simcot":
+    argv = [*sys.argv[3:], f"--method={method}", f"--out_dir={sys.argv[2]}/{method}"]
+    train.train(parse(TrainConfig, argv, ""), argv)
+parallel.stop()
+"""
+
+
+def test_two_processes_equal_one_for_each_later_method(tmp_path):
+    """Catches a teacher, a distance or a decoder whose loss depends on who has which rows, and one that waits for ever
+    for the gradient of a decoder that had nothing to do."""
+    assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
+    (tmp_path / "each.py").write_text(EACH_METHOD)
+    flags = [*hops_flags(), "--dropout=0", "--batch_size=7", "--micro_batch_size=3", "--log_every=1", "--steps=8"]
+    for name, start in (("one", []), ("two", ["-m", "torch.distributed.run", "--nproc_per_node=2"])):
+        argv = [sys.executable, *start, "each.py", HERE, name, *flags]
+        done = subprocess.run(argv, cwd=tmp_path, text=True, capture_output=True)
+        assert done.returncode == 0 and done.stdout.count("test accuracy") == 4, done.stderr
+    for method in "codi", "pccot", "lotus", "simcot":
+        one, two = ([line.split() for line in open(tmp_path / name / method / "log.txt")] for name in ("one", "two"))
+        assert len(one) == len(two) > 100 and all(a[:2] == b[:2] for a, b in zip(one, two))
+        for a, b in zip(one, two):
+            assert float(b[2]) == pytest.approx(float(a[2]), rel=2e-4, abs=1e-5), (method, a, b)
+        own = [torch.load(tmp_path / name / method / "ckpt.pt")["objective"] for name in ("one", "two")]
+        assert bool(own[0]) == (method == "simcot") and all((own[0][k] - own[1][k]).abs().max() < 1e-3 for k in own[0])
+
+
 def torchrun(cwd, *argv):
     run = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", os.path.join(HERE, "train.py"), *argv]
     return subprocess.run(run, cwd=cwd, text=True, capture_output=True)
@@ -467,6 +500,8 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--method=codi",
         "--method=pccot",
         "--method=lotus",
+        "--method=simcot",
+        "--method=simcot --decoder=head",
     ],
 )
 def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_path, monkeypatch, capsys):
@@ -484,6 +519,20 @@ def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_pat
         sample.main(["out/parts", "--latent=auto"])
         analyze.main(["out/parts/best.pt", "--count=8"])
         assert "when it stops by itself" in capsys.readouterr().out
+
+
+def test_teacher_and_decoder_leave_no_trace(tmp_path, monkeypatch):
+    """Catches weights in best.pt that only training needs, and a decoder that is not trained, or not gone on with."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    plain = GPT(GPTConfig(1, 2, 16, 64, 9)).state_dict().keys()
+    for method in "simcot", "codi", "pccot":
+        run = run_to_the_end([*hops_flags(), "--steps=2", f"--method={method}", f"--out_dir={method}"])
+        best, last = torch.load(run.best), torch.load(run.last)
+        assert best["model"].keys() == last["model"].keys() == plain and not {"objective", "optimizer"} & best.keys()
+        decoder = {k.removeprefix("parts.decoder.model."): w for k, w in last["objective"].items()}
+        assert decoder.keys() == (plain if method == "simcot" else set())
+        assert not any(torch.equal(w, last["model"][k]) for k, w in decoder.items())
 
 
 @pytest.mark.parametrize(
