@@ -1,14 +1,15 @@
 """
 Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysis.json (analyze.py). Needs matplotlib.
 
-Nothing is computed here.
+Nothing is computed here; what would say nothing is left out (categories, if there is but one; parallelism, if only
+one node can be next).
 
     python plot.py out/hops
     python plot.py out/hops --baselines=out/hops_cot,out/hops_no_cot --example=3
 
     training      validation accuracy over the stages, other runs' test accuracy dashed
     categories    what is written after K forced thoughts
-    tree          the graph of one question, its nodes coloured by their value after each of the last three thoughts
+    tree          the graph of one question, its nodes shaded by their value after no thought, one, two and three
     parallelism   how much value the best, the two best and the three best nodes of a question have together
     thoughts      norm and entropy of each thought
     probes        which step can be read from which thought
@@ -21,6 +22,7 @@ import shlex
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
+from graphs import walk
 from textfile import no_such, ours
 
 HATCHES = {  # category: colour and hatch; the right ones are dark
@@ -105,15 +107,28 @@ def draw_training(log, baselines):
     top.set_xticks(middles, [f"{stage:.0f}" for _, stage in log["stage"]], fontsize=9)
     top.tick_params(length=0)
     top.set_xlabel("stage")
-    ax.set(xlabel="training step", ylabel="accuracy", ylim=(0, 1.02), xlim=(0, max(steps)))
+    ax.set(xlabel="training step", ylabel="accuracy on held-out questions", ylim=(0, 1.02), xlim=(0, max(steps)))
+    best = max(value for step, value in log["valid/accuracy"] if step > begins[-1])
+    of = f"{len(begins)} stages, each with one written step less: " if len(begins) > 1 else ""
+    fig.suptitle(f"{of}{best:.1%} right {'in the last' if of else 'at best'}", fontsize=10)
     percent(ax.yaxis)
     ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     return fig
 
 
+def says_something(sweep):
+    """Whether what is written depends on the number of thoughts, or is not always of one kind."""
+    kinds = {name for row in sweep for name, share in row.get("categories", {}).items() if share > 0.02}
+    accuracies = [row["accuracy"] for row in sweep]
+    return len(sweep) > 1 and (len(kinds) > 2 or max(accuracies) - min(accuracies) > 0.02)
+
+
 def draw_categories(analysis):
     fig, ((ax,),) = new_figure()
     rows = analysis["sweep"]
+    first, last = rows[0], rows[-1]
+    finding = f"{first['accuracy']:.0%} right without a thought, {last['accuracy']:.0%} after {last['thoughts']}"
+    fig.suptitle(finding, fontsize=10)
     x, bottom = [row["thoughts"] for row in rows], [0.0] * len(rows)
     width = 0.6 * (x[1] - x[0] if len(x) > 1 else 1)
     for name, (color, hatch) in HATCHES.items() if "categories" in rows[0] else ():
@@ -121,7 +136,7 @@ def draw_categories(analysis):
         ax.bar(x, heights, width, bottom, label=name, color=color, hatch=hatch, edgecolor="black", linewidth=0.6)
         bottom = [a + b for a, b in zip(bottom, heights)]
     ax.plot(x, [row["accuracy"] for row in rows], "ko-", markerfacecolor="white", label="accuracy", clip_on=False)
-    ax.set(xlabel="forced thoughts", ylabel="share of the questions", ylim=(0, 1), xticks=x)
+    ax.set(xlabel="thoughts that it was made to think", ylabel="share of the questions", ylim=(0, 1), xticks=x)
     percent(ax.yaxis)
     ax.legend(
         loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True, handleheight=1.5, handlelength=3
@@ -149,20 +164,23 @@ def layers(successors, root):
 
 
 def draw_tree(analysis, number):
-    """The search tree: panels after 1, 2, 3 steps' thoughts; the node with most value is the darkest of its panel."""
+    """The search tree: panels after 0 to 3 steps' thoughts; the node with most value is the darkest of its panel."""
     if number >= len(analysis["examples"]):
         raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
     example = analysis["examples"][number]
-    shown = example["values"][-3:]
+    shown = example["values"][:4]
     place = layers(example["successors"], example["root"])
     path = list(zip([example["root"], *example["path"]], example["path"]))
     rows = max(abs(y) for _, y in place.values()) * 2 + 1
     fig, axes = new_figure(8, len(shown) * (0.55 * max(rows, 2) + 0.25) + 0.3, rows=len(shown))
-    for ax, value in zip(axes[:, 0], shown):
+    frontiers = walk(example["successors"], example["root"], len(shown))
+    for ax, value, frontier in zip(axes[:, 0], shown, frontiers):
         ax.set_axis_off()
         ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
         n = value["thoughts"]
-        ax.set_title(f"after {n} thought{'s' * (n != 1)}", loc="left")
+        found = sum(value["value"][name] for name in frontier)
+        where = f"{found:.0%} of the value on the {len(frontier)} node{'s' * (len(frontier) > 1)} that can be next"
+        ax.set_title(f"after {n or 'no'} thought{'s' * (n > 1)}: {where}", loc="left")
         top = max(*value["value"].values(), 1e-9)  # a set of eight nodes is as dark as one of two
         boxes = {name: draw_node(ax, name, xy, value["value"][name], top, example) for name, xy in place.items()}
         fig.canvas.draw()  # a box knows its size when it has been drawn
@@ -201,7 +219,10 @@ def draw_arrow(ax, start, end, box_a, box_b, on_path):
 
 def draw_parallelism(analysis):
     shown = [v for v in analysis["values"] if v["thoughts"]][:3] or analysis["values"][:1]
-    fig, axes = new_figure(columns=len(shown), height=2.6, sharey=True)
+    fig, axes = new_figure(columns=len(shown), height=2.8, sharey=True)
+    size, top = shown[0]["frontier_size"], shown[0]["top"][0][len(shown[0]["percentiles"]) // 2]
+    finding = f"{size:.1f} nodes can be next after {shown[0]['thoughts']}; the best of them has {top:.0%} of the value"
+    fig.suptitle(f"{finding} (median)", fontsize=10)
     for ax, row in zip(axes[0], shown):
         for i, line in enumerate(("-", (0, (5, 2)), (0, (1, 1)))):
             label = ["best node", "two best", "three best"][i]
@@ -221,14 +242,19 @@ def draw_thoughts(analysis):
         y, spread = ([row[key] for row in analysis["thoughts"]] for key in (name, f"{name}_std"))
         ax.errorbar(x, y, spread, fmt="ko-", markersize=4, capsize=3)
         ax.set(xlabel="thought", ylabel=label, xticks=x, ylim=(0, 1.1 * max(a + b for a, b in zip(y, spread))))
-    fig.suptitle("mean and standard deviation over the questions", fontsize=9)
+    norms = [row["norm"] for row in analysis["thoughts"]]
+    finding = f"thoughts are {min(norms):.1f} to {max(norms):.1f} long"
+    fig.suptitle(f"{finding} (mean and standard deviation over the questions)", fontsize=10)
     return fig
 
 
 def draw_probes(analysis):
     probes = {(p["thought"], p["step"]): p for p in analysis["probes"]}
     thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
-    fig, axes = new_figure(4 + 0.8 * len(steps), 1 + 0.45 * len(thoughts), columns=2, sharey=True)
+    fig, axes = new_figure(4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
+    best = {k: max(thoughts, key=lambda i: probes[i, k]["accuracy"] if (i, k) in probes else -1) for k in steps}
+    finding = ", ".join(f"step {k} in thought {i} ({probes[i, k]['accuracy']:.0%})" for k, i in best.items())
+    fig.suptitle(f"a linear map finds {finding}", fontsize=10)
     for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
         for (i, k), p in probes.items():
             ax.add_patch(rectangle(k - 0.5, i - 0.5, p[key]))
@@ -271,9 +297,11 @@ def main(argv):
         return print(f"for the other pictures: python {ours('analyze.py')} {args.out_dir}")
     found = read_analysis(analysis)
     command = f"{found['command']}; {command}"
-    save(draw_categories(found), args.out_dir, "categories", command)
+    if says_something(found["sweep"]):
+        save(draw_categories(found), args.out_dir, "categories", command)
     if found["values"]:
         save(draw_tree(found, args.example), args.out_dir, "tree", command)
+    if any(row["frontier_size"] > 1 for row in found["values"]):
         save(draw_parallelism(found), args.out_dir, "parallelism", command)
     if found["thoughts"]:
         save(draw_thoughts(found), args.out_dir, "thoughts", command)
