@@ -285,7 +285,7 @@ def test_broken_checkpoints(data_dir, capsys, monkeypatch):
         with open("run/best.pt", "wb") as f:
             f.write(content)
         if kind > 2:
-            part = rng.choice([saved, saved["config"], saved["model"]])
+            part = rng.choice([saved, saved["config"], saved["model_config"], saved["model"]])
             key = rng.choice([*part])
             old = part.pop(key)
             if kind == 4:
