@@ -16,7 +16,8 @@ UTF16 = b"\xff\xfe", b"\xfe\xff"  # how files that Windows calls "Unicode" begin
 
 def no_such(what, path):
     """What to say of a path that is not there, and where it was looked for: relative ones begin in this folder."""
-    return f"{path}: no such {what}" + ("" if os.path.isabs(path) else f" in the current folder, {os.getcwd()}")
+    name = " ".join(str(path).splitlines())  # what is taken for a path may have several
+    return f"{name}: no such {what}" + ("" if os.path.isabs(path) else f" in the current folder, {os.getcwd()}")
 
 
 def ours(*parts):

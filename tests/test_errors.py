@@ -45,6 +45,7 @@ def splits(folder, *problems):
         (["--max_new_tokens=999999999999999"], ["max_new_tokens", "at most 1000000000"]),
         (["--data_dir=good", "--n_layer=1000", "--n_embd=20000"], ["4,800,2", "parameters", "at most 20,000,000,000"]),
         (["configs/nothing.py"], ["configs/nothing.py: no such config file in the current folder, "]),
+        (["-step_format={}\n"], ["-step_format={}: no such config file"]),
         (["configs/hops.py"], ["configs/hops.py: no such", "in the current folder, ", "did you mean ", "hops.py?"]),
         (["--lr", "1e-3", "5e-4"], ["'5e-4'", "separated by commas: --lr=1e-3,5e-4"]),
         (["--steps=9,", "12"], ["'12'", "--steps=9,12"]),
