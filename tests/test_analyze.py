@@ -340,11 +340,24 @@ def test_analysis_and_pictures(in_run, capsys, monkeypatch):
     from PIL import Image  # comes with matplotlib
 
     plot.main(["out/run", "--baselines=out/run"])
-    for name in ("training", "categories", "tree", "parallelism", "thoughts", "probes"):
+    found = {file.removesuffix(".png") for file in os.listdir("out/run") if file.endswith(".png")}
+    assert found - {"categories"} == {"training", "tree", "thoughts", "probes"}, "in a circle one node can be next"
+    for name in found:
         command = "python plot.py out/run --baselines=out/run"
         assert command in Image.open(f"out/run/{name}.png").info["Description"]
         with open(f"out/run/{name}.svg", encoding="utf-8") as f:
             assert command in f.read()
+
+
+def test_pictures_that_would_say_nothing_are_left_out():
+    """Catches a picture of one colour, and one that is left out although it shows something."""
+    same = [
+        {"accuracy": 1.0, "categories": {"correct path": 1.0}},
+        {"accuracy": 0.99, "categories": {"correct label": 1}},
+    ]
+    assert not plot.says_something(same) and not plot.says_something(same[:1])
+    assert plot.says_something([*same, {"accuracy": 1.0, "categories": {"hallucination": 0.1}}])
+    assert plot.says_something([{"accuracy": 0.5}, {"accuracy": 0.9}])
 
 
 def test_analysis_of_what_is_no_graph(in_run):
