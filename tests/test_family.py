@@ -109,7 +109,7 @@ def test_no_family_is_asked_the_same_twice(tmp_path, monkeypatch):
     [
         (["--people=41"], ["--people=41", "at most 40"]),
         (["--people=3"], ["--people=3", "more than 3 (steps)"]),
-        (["--people=3", "--steps=1", "--train=1000000"], ["different problems", "ask for fewer"]),
+        (["--people=2", "--steps=1", "--train=10000"], ["different problems", "ask for fewer"]),
     ],
 )
 def test_impossible_families(argv, parts, tmp_path, capsys, monkeypatch):
