@@ -3,6 +3,7 @@ Runs: training, evaluating, stopping, going on, several processes, the scripts a
 """
 
 import gc
+import json
 import math
 import os
 import shlex
@@ -28,6 +29,7 @@ import train
 from checkpoint import load_checkpoint, new_model
 from config import UserError, parse
 from llama import Llama, LlamaConfig
+from losses import parse_losses, trained_on
 from model import GPT, GPTConfig
 from run import Run, compile_blocks
 from settings import TrainConfig
@@ -533,6 +535,45 @@ def test_teacher_and_decoder_leave_no_trace(tmp_path, monkeypatch):
         decoder = {k.removeprefix("parts.decoder.model."): w for k, w in last["objective"].items()}
         assert decoder.keys() == (plain if method == "simcot" else set())
         assert not any(torch.equal(w, last["model"][k]) for k, w in decoder.items())
+
+
+@pytest.mark.parametrize(
+    "name, epochs, thoughts, losses",
+    [
+        ("codi", 40, 6, {"ce": 1, "teacher": 1, "distance": 1}),
+        ("pccot", 40, 24, {"ce": 1, "teacher": 1, "distance_layers": 1}),
+        ("simcot", 43, 10, {"ce": 1, "decoder": 1}),
+        ("lotus", 50, 60, {"ce": 1, "thoughts": 0.05}),
+    ],
+)
+def test_configs_of_later_methods_in_small(name, epochs, thoughts, losses, tmp_path, monkeypatch, capsys):
+    """Catches a value that does not fit the others: epochs of stages that there are not, a loss that is not trained."""
+    monkeypatch.chdir(tmp_path)
+    os.mkdir("data")
+    problems = [
+        {"question": f"Tom has {i} eggs.", "steps": [f"<<{i}+{k}={i + k}>>" for k in range(7)], "answer": f"{i + 6}"}
+        for i in range(12)
+    ]
+    for split in ("train", "valid", "test"):
+        with open(f"data/{split}.json", "w") as f:
+            json.dump(problems, f)
+    small = "--data_dir=data --out_dir=out --init_from=scratch --n_layer=1 --n_head=2 --n_embd=16 --block_size=256"
+    small += " --batch_size=4 --micro_batch_size=2 --max_new_tokens=3 --device=cpu --log_every=1 --warmup_steps=1"
+    argv = [os.path.join(HERE, "configs", f"gsm8k_{name}.py"), *small.split()]
+    cfg = parse(TrainConfig, argv, "", takes_file=True)
+    assert parse_losses(trained_on(cfg)) == losses and cfg.method == name
+    try:
+        run = Run(cfg)
+    except UserError as e:
+        pytest.skip(str(e)) if "vocabulary" in str(e) else pytest.fail(str(e))
+    run.lock.close()
+    assert sum(run.lengths) == 3 * epochs and len(cfg.epochs) == run.n_stages
+    train.main([*argv, "--steps=2"])
+    log = open("out/log.txt").read()
+    assert all(f" train/{loss} " in log for loss in losses)
+    assert f"{thoughts}.0 thoughts each" in capsys.readouterr().out
+    sample.main(["out", "--count=1"])
+    assert f"thought {thoughts} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
