@@ -6,11 +6,14 @@ How fast is it? Ratios, measured side by side in one run, on problems as long as
     python bench.py --preset=124M --device=cuda --compile --batch_size=128 --generate=512
     python bench.py --parts=padding --file=data/gsm8k/valid.json
     python bench.py --parts=feedbacks --thoughts=6
+    python bench.py --parts=methods --thoughts=3,6,12,24,48
 
 feedbacks   a training step with each feedback, over one with the hidden state (not among the parts by default)
 step        a training step with n thoughts, over one without: with n ordinary tokens in their place (same positions)
 yardstick   the step with six thoughts, and generating, beside transformers' GPT-2, if that package is installed
 memory      what a step adds at its peak, each in a process of its own
+methods     a step of each method's last stage with n thoughts, over one that writes all steps (cot); from which n on
+            thoughts in three or six passes take less time than one after the other. Measured only if asked for.
 padding     the share of all positions that are padding, with batches sorted by length and without
 Variants take turns, in another order each round; a ratio is the median of the rounds' ratios. A step is all of it:
 batch, passes, optimizer.
@@ -24,18 +27,20 @@ import random
 import statistics
 import time
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 
 import batches
+import curriculum
 import data
 import fast
 from checkpoint import pick_device
 from config import UserError, cli, option, parse
 from curriculum import Row
 from evaluate import length_batches, precision
-from losses import Objective
+from losses import Objective, trained_on
 from model import GPT, GPTConfig
 from run import compile_blocks, new_optimizer
 from settings import TrainConfig
@@ -53,7 +58,7 @@ N_STEPS = 0.012, 0.052, 0.310, 0.280, 0.182, 0.106, 0.036, 0.016, 0.006
 ANSWER = 3  # "### 72" and the end of text; 92 % have so many
 
 
-PARTS = "step", "yardstick", "memory", "padding", "feedbacks"
+PARTS = "step", "yardstick", "memory", "padding", "feedbacks", "methods"
 FEEDBACKS = "layer:-2", "suppressed:0.5", "zero", "embedding", "soft", "members", "fusion:0.6", "projection", "gate"
 
 
@@ -217,6 +222,55 @@ def measure_feedbacks(args, device):
         print(f"{name:<14}  {1000 * statistics.median(s):>4.0f}  {ratio(s, seconds['last']):>9.2f}")
 
 
+KINDS = {  # what they are called here, and the settings of each
+    "cot": {"method": "cot"},
+    "coconut": {"method": "coconut"},
+    "coconut_3_passes": {"method": "coconut", "passes": 3},
+    "coconut_6_in_place": {"method": "coconut", "passes": 6, "in_place": True},
+    **{name: {"method": name} for name in ("simcot", "codi", "pccot", "lotus")},
+    "simcot_head": {"method": "simcot", "decoder": "head"},
+}
+
+
+def measure_methods(args, device):
+    """All of them train the same model, on the same problems."""
+    tok = make_tokenizer("words", map(str, range(50_000)))  # knows the tokens of draw_problems
+    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
+    model, variants, shared = new_model(args, device), {}, None
+    for name, settings in KINDS.items():
+        cfg = dataclasses.replace(args.train_config(), pad_latent_to_max=True, **settings)
+        objective = Objective(model, trained_on(cfg)).to(device)
+        shared = shared or new_optimizer(model, cfg)
+        optimizer = new_optimizer(objective, cfg) if objective.parts else shared
+
+        def step(i, cfg, objective, optimizer):
+            model.config.passes, model.config.in_place = cfg.passes, cfg.in_place
+            stage = 0 if cfg.method == "cot" else cfg.max_latent_stage + 1
+            rows = [curriculum.make_row(p, stage, cfg, tok) for p in chosen[i % len(chosen)]]
+            train_step(objective, optimizer, rows, cfg)
+
+        for n in filter(None, args.thoughts if name != "cot" else (1,)):
+            c = n // 3 if n % 3 == 0 else 1  # for three steps, as GSM8K has them
+            of = dataclasses.replace(cfg, c_thought=c, max_latent_stage=n // c)
+            variants[name, n] = partial(step, cfg=of, objective=objective, optimizer=optimizer)
+    seconds = take_turns(variants, args)
+    ns = [n for n in args.thoughts if n]
+    cot = seconds["cot", 1]
+    ms = 1000 * statistics.median(cot)
+    print(f"\ntraining step, {args.preset}, batch {args.batch_size}, over one of cot, which takes {ms:.0f} ms")
+    print(f"{'thoughts':<20}" + "".join(f"{n:>7}" for n in ns))
+    for name in [*KINDS][1:]:
+        print(f"{name:<20}" + "".join(f"{ratio(seconds[name, n], cot):>7.2f}" for n in ns))
+    for name in "coconut_3_passes", "coconut_6_in_place":
+        slower = [n for n in ns if ratio(seconds[name, n], seconds["coconut", n]) >= 1]
+        sooner = [n for n in ns if n > max(slower, default=0)]
+        print(
+            f"{name} takes less than coconut " + (f"from {min(sooner)} thoughts on" if sooner else "for none of them")
+        )
+    for name in [*KINDS][1:]:
+        print_values(**{f"{name}_over_cot_n{n}": ratio(seconds[name, n], cot) for n in ns})
+
+
 def host_time(objective, cfg, problems):
     """What a thought costs the CPU that feeds a GPU, forward and backward, in ms: it must not wait for the GPU."""
     took = {}
@@ -377,6 +431,8 @@ def main(argv):
         measure_padding(args)
     if "step" in args.parts:
         measure_steps(args, device)
+    if "methods" in args.parts:
+        measure_methods(args, device)
     if "yardstick" in args.parts and has_transformers():
         measure_generation(args, device)
     if "memory" in args.parts:

@@ -157,7 +157,7 @@ def describe(cfg, stage, n_steps):
     """A stage in words; n_steps: of the longest problem."""
     removed, n = count(n_steps, stage, cfg)
     thing = "<pause> token" if METHODS[cfg.method].instead == "pause" else "continuous thought"
-    thinks = f"{n} {thing}{'s' * (n != 1)}"
+    thinks = f"{n} {thing}{'s' * (n != 1)}" + (f" (all at once, in {cfg.passes} passes)" if cfg.passes else "")
     if not n_steps:
         return f"no problem has steps: {f'{thinks}, and then ' if n else ''}nothing is written but the answer"
     if not removed:
@@ -183,7 +183,8 @@ def show_progress(run, stage, loss, lr, ms):
     step, n_steps = progress["step"], run.lengths[progress["index"]]
     left = (n_steps - step + sum(run.lengths[progress["index"] + 1 :])) * progress["seconds"] / step
     if progress["valid"]:
-        hits = [f"{100 * value:.0f}" for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
+        hits = [100 * value for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
+        hits = [f"{hit:.0f}" for hit in ([sum(hits) / len(hits)] if len(hits) > 6 else hits)]  # their mean, if many
         accuracy, norm = f"{progress['valid']['accuracy']:.1%}", f"{progress['valid']['thought_norm']:.1f}"
         new = progress["valid_at"] == step
         accuracy, norm = (f" {accuracy} ", f" {norm} ") if new else (f"({accuracy})", f"({norm})")

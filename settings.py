@@ -164,8 +164,9 @@ class TrainConfig:
         if self.n_embd % self.n_head and not self.head_dim:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         if METHODS[self.method].instead != "thought":
-            for what in [f"stop={self.stop}"] * bool(self.stop) + ["losses=decoder"] * ("decoder" in asked(self)):
-                raise UserError(f"{what}: method={self.method} does not think")
+            idle = f"stop={self.stop}" if self.stop else "losses=decoder" if "decoder" in asked(self) else ""
+            if idle:
+                raise UserError(f"{idle}: method={self.method} does not think")
         if self.method == "simcot" and self.decoder == "head":
             self.thought_targets = self.thought_targets or "steps"
         if {"thoughts", "members"} & asked(self).keys() and not self.thought_targets:

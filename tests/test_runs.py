@@ -289,6 +289,12 @@ def test_the_benchmark_measures(tmp_path):
     values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
     names = {f"step_over_plain{which}_n{n}" for which in ("", "_without_fast") for n in (0, 2)}
     assert values.keys() == names and min(map(float, values.values())) > 0
+    done = command(tmp_path, "bench.py", "--parts=methods", "--thoughts=6", "--batch_size=2", "--rounds=1")
+    assert done.returncode == 0, done.stderr
+    values = dict(line.split() for line in done.stdout.splitlines() if "_over_cot_n" in line)
+    kinds = set(bench.KINDS) - {"cot"}
+    assert values.keys() == {f"{kind}_over_cot_n6" for kind in kinds} and len(kinds) == 8
+    assert "takes less than coconut" in done.stdout and min(map(float, values.values())) > 0
     cfg = TrainConfig(batch_size=2, sort_window=1)
     bounds, first = np.array([0, 4, 7, 11, 12]), np.array([0, 2, 4])  # two problems: 4 + 3 and 4 + 1 tokens
     two = data.Problems(np.arange(12), bounds, first)
@@ -571,7 +577,9 @@ def test_configs_of_later_methods_in_small(name, epochs, thoughts, losses, tmp_p
     train.main([*argv, "--steps=2"])
     log = open("out/log.txt").read()
     assert all(f" train/{loss} " in log for loss in losses)
-    assert f"{thoughts}.0 thoughts each" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert f"{thoughts}.0 thoughts each" in out and (f"at once, in {cfg.passes} passes" in out) == (cfg.passes > 0)
+    assert max(len(line) for line in out.splitlines() if "ms/step" in line) <= 120
     sample.main(["out", "--count=1"])
     assert f"thought {thoughts} " in capsys.readouterr().out
 
