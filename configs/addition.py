@@ -14,8 +14,8 @@ c_thought = 2  # as many thoughts as a step has tokens: what follows stays at th
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
 peek = True  # from scratch nothing else tells the first thought what to be about
 
-master_at = 0.99  # see configs/hops.py
-steps = (1500, 1000)
+master_at = 0.997  # see configs/hops.py; at 0.99 one seed of five ended with 98.5 % on the test file
+steps = (2000, 1500)
 eval_every = 100
 
 batch_size = 64
