@@ -46,13 +46,8 @@ class Thinking(NamedTuple):
 class Coconut:
     """Thinking and writing, for a base model with embed, read and head."""
 
-    SETTINGS = (
-        "feedback",
-        "thought_positions",
-        "stop",
-        "passes",
-        "in_place",
-    )  # of its config that are not the base model's
+    # of its config, what is not the base model's
+    SETTINGS = "feedback", "thought_positions", "stop", "passes", "in_place"
     OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
 
     def __init__(self, config):

@@ -76,9 +76,8 @@ def teacher(model, thinking, batch):
 def distance(model, thinking, batch, first=0):
     """How far the states before the answer are from the teacher's, which get no gradient (CODI, 2502.21074).
 
-    The mean over the input, layer 0, and all others (or those from the first on) of SmoothL1 / std, averaged over the
-    C dimensions. CODI's std is that of a whole batch; here it is that of each row's own C numbers, or a row's loss
-    would depend on its neighbours.
+    The mean over layers, the input being layer 0, from `first` on, of SmoothL1 / std, averaged over the C dimensions.
+    std is the teacher's, over the same C numbers: if it were that of a batch, a row's loss would depend on the others.
     """
     pairs = [*zip(thinking.before(batch.answer), thinking.teacher.before(batch.teacher.answer))][first:]
     found = [F.smooth_l1_loss(own, its.detach(), reduction="none").mean(1) / its.detach().std(1) for own, its in pairs]

@@ -5,6 +5,7 @@ The model has no part in this: it is tested in test_latent.py.
 """
 
 import dataclasses
+import inspect
 import math
 import os
 
@@ -17,6 +18,7 @@ import batches
 import curriculum
 import data
 import evaluate
+import feedback
 import graphs
 import losses
 import prepare_gsm8k
@@ -191,6 +193,22 @@ def test_the_teacher_writes_all_but_the_last_step(kind):
             assert tok.decode(of.suffix[of.answer : -1]).strip() == "g"
         assert row.teacher.n == 0 and row.teacher.labels == row.teacher.suffix and row.suffix[-1] == problem.answer[-1]
     assert curriculum.make_row(problem, 3, dataclasses.replace(cfg, losses=("ce",)), tok).teacher is None
+
+
+def test_the_page_of_methods_names_all_of_them():
+    """Catches a method, a feedback or a loss that docs/methods.md does not know, or whose lines it counts wrongly."""
+    with open(os.path.join(HERE, "docs", "methods.md"), encoding="utf-8") as f:
+        parts = {part.partition("\n")[0]: part for part in f.read().split("\n## ")}
+    for title, names in (("Methods", curriculum.METHODS), ("Losses", losses.LOSSES),
+                         ("Feedbacks", {**feedback.FEEDBACKS, **feedback.MODULES})):  # fmt: skip
+        rows = [[cell.strip() for cell in line.split("|")] for line in parts[title].splitlines() if line[:3] == "| `"]
+        found = {row[1].strip("`").partition(":")[0]: row for row in rows}
+        found = {name: row for name, row in found.items() if name not in ("--method=", "steps", "tokens", "walks")}
+        assert found.keys() == names.keys()
+        for name, row in found.items() if title != "Methods" else ():
+            made_by = losses.LOSSES[name].total if title == "Losses" else names[name]
+            if row[-3]:
+                assert int(row[-3]) == len(inspect.getsource(made_by).splitlines()), name
 
 
 def test_stages_of_each_method():

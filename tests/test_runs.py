@@ -22,6 +22,7 @@ import bench
 import curriculum
 import data
 import evaluate
+import export
 import prepare_hops
 import prepare_prosqa
 import sample
@@ -541,6 +542,9 @@ def test_teacher_and_decoder_leave_no_trace(tmp_path, monkeypatch):
         decoder = {k.removeprefix("parts.decoder.model."): w for k, w in last["objective"].items()}
         assert decoder.keys() == (plain if method == "simcot" else set())
         assert not any(torch.equal(w, last["model"][k]) for k, w in decoder.items())
+        export.main([run.best, f"exported_{method}"])
+        with open(f"exported_{method}/config.json") as f:
+            assert json.load(f)["passes"] == (3 if method == "pccot" else 0)
 
 
 @pytest.mark.parametrize(
