@@ -313,12 +313,20 @@ def test_gradients_with_less_memory(settings, tiny):
 
 @BOTH
 def test_thoughts_in_place(tiny):
-    """Catches LOTUS's states added to the wrong thought, pads that get lost after a pass, or get no gradient."""
+    """Catches LOTUS's states added to the wrong thought, pads that get lost after a pass, or get no gradient, and a
+    step's tokens that are asked for from the states of an earlier pass."""
     model, rows = tiny(passes=2, in_place=True, pause=3), some_rows()
+    targets = [[None] + [[5 + i] if i % 3 else None for i in range(row.n)] for row in rows]
+    rows = [row._replace(targets=targets) for row, targets in zip(rows, targets)]
     logits, theirs = zip(*(naive_parallel(model, r.prefix, r.n, r.suffix, in_place=True) for r in rows))
     labels = torch.tensor(sum((r.labels for r in rows), []))
-    expected = F.cross_entropy(torch.cat([each[:-1] for each in logits]), labels)
-    loss = model(*batch(rows))[1]
+    expected = F.cross_entropy(torch.cat([each[:-1] for each in logits]), labels, reduction="sum")
+    for row, thoughts in zip(rows, theirs):
+        E = embeddings(model)
+        h = naive_gpt(model, torch.cat((E[row.prefix], thoughts)))[len(row.prefix) - 1 :]
+        for state, target in zip(h, row.targets):
+            expected = expected + (F.cross_entropy(state @ E.T, torch.tensor(target[0])) if target else 0)
+    loss = sum(total for total, _ in Objective(model, ("ce", "thoughts"))(collate(rows)).values())
     assert_close(loss, expected, 1e-10)
     ours, expected = gradients(model, loss), gradients(model, expected)
     assert ours["thought_vectors"][: max(r.n for r in rows)].abs().sum(1).min() > 0
