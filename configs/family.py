@@ -14,10 +14,10 @@ max_latent_stage = 3  # no problem has more steps
 markers = "none"  # what follows a thought is then at the place where it follows a step, and peek is not needed
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
 
-init = "induction"  # a parent is found five tokens before the child from the first step on: not so with GPT-2's weights
+init = "induction"  # looks for a parent five tokens before the child; GPT-2's weights are at chance after 700 steps
 
 master_at = 0.99  # see configs/hops.py
-steps = (2000, 1000)
+steps = (2000, 1000)  # limits: 150 to 200 and 50 to 100 were needed (docs/own_data.md)
 eval_every = 50
 
 batch_size = 64
