@@ -19,7 +19,7 @@ steps = (2000, 1500)
 eval_every = 100
 
 batch_size = 64
-lr = 1e-3
+lr = (1e-3, 5e-4)  # halved for the later stages, as in hops.py
 warmup_steps = 50
 grad_clip = 1.0
 beta2 = 0.99  # a memory of 100 steps rather than 1000: stages are short
