@@ -30,7 +30,7 @@ import batches
 import data
 from checkpoint import find_checkpoint, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
-from curriculum import Row, make_prompt
+from curriculum import METHODS, Row, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
 from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
 from textfile import ours
@@ -185,10 +185,10 @@ def probe_all(thoughts, steps, args):
 
 def describe_thoughts(model, thoughts, tok):
     """Mean and standard deviation, over the problems, of the norm and the entropy (nats) of each thought (n, N, C)."""
-    rows = []
+    rows, bare = [], torch.stack([model.bare(of) for of in thoughts])
     for i in range(thoughts.size(1)):
         norm = thoughts[:, i].norm(dim=-1)
-        log_p = model.head(thoughts[:, i])[:, : tok.n_vocab].log_softmax(-1)
+        log_p = model.head(bare[:, i])[:, : tok.n_vocab].log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
         found = {"norm": norm.mean(), "norm_std": norm.std(), "entropy": entropy.mean(), "entropy_std": entropy.std()}
         rows.append({"thought": i + 1} | {name: value.item() for name, value in found.items()})
@@ -210,7 +210,7 @@ def load(args):
     graphs = read_graphs(raw, file)
     if cfg.remove_from != "front":
         raise UserError(f"{path}: the last steps were replaced; what follows a thought is not the rest of a path")
-    thinks = cfg.method not in ("cot", "no_cot")
+    thinks = bool(METHODS[cfg.method].instead)
     most = thinks * (cfg.c_thought * cfg.max_latent_stage if args.max_thoughts is None else args.max_thoughts)
     longest = max(len(p.question) for p in data.encode(raw, cfg, tok)) + most + 2
     longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, cfg, tok)), default=1)

@@ -140,7 +140,7 @@ def collate(rows, device="cpu"):
         targets = tensor([[[*found, *[NOTHING] * (widest - len(found))] for found in row] for row in sets])
     steps, n_groups = [row.steps for row in rows], max(len(row.steps) for row in rows)
     if n_groups:
-        width = max(len(text) for groups in steps for text in groups)
+        width = max(1, *(len(text) for groups in steps for text in groups))
         steps = [groups + [[]] * (n_groups - len(groups)) for groups in steps]
         steps = tensor([[text + [NOTHING] * (width - len(text)) for text in groups] for groups in steps])
     return Batch(

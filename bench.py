@@ -238,7 +238,7 @@ def measure_methods(args, device):
     chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
     model, variants, shared = new_model(args, device), {}, None
     for name, settings in KINDS.items():
-        cfg = dataclasses.replace(args.train_config(), pad_latent_to_max=True, **settings)
+        cfg = args.train_config(pad_latent_to_max=True, **settings)
         objective = Objective(model, trained_on(cfg)).to(device)
         shared = shared or new_optimizer(model, cfg)
         optimizer = new_optimizer(objective, cfg) if objective.parts else shared

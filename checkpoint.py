@@ -19,7 +19,7 @@ from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
 from tokenizer import PAUSE, make_tokenizer
-from weights import some, why_not_weights
+from weights import find, read_json, some, why_not_weights
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
 # settings that come with weights from elsewhere
@@ -86,6 +86,14 @@ def source_tokenizer(source):
     return load_tokenizer(source) if is_llama(source) else make_tokenizer("gpt2")
 
 
+def say_how_it_thought(source, its, cfg):
+    """What weights have been trained to think with, {setting: value}, where that is not how they go on."""
+    for name in Coconut.SETTINGS:
+        ours = getattr(cfg, name)
+        if its.get(name, ours) != ours:
+            print(f"{source} was trained to think with {name}={its[name] or None}, and goes on with {ours or None}")
+
+
 def pretrained_model(source, cfg, tok):
     """(a model with weights from `source` and room for the special tokens, cfg with the model's sizes)."""
     source = find_checkpoint(source)
@@ -93,10 +101,7 @@ def pretrained_model(source, cfg, tok):
         old, its_cfg, its_tok, _ = load_checkpoint(source)
         if cfg.tokenizer not in ("source", its_cfg.tokenizer):
             raise UserError(f"{source}: its tokenizer is {its_cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
-        for name in Coconut.SETTINGS:
-            its, ours = getattr(its_cfg, name), getattr(cfg, name)
-            if its != ours:
-                print(f"{source} was trained to think with {name}={its or None}, and goes on with {ours or None}")
+        say_how_it_thought(source, vars(its_cfg), cfg)
         longer = max(cfg.block_size, old.config.block_size)
         cfg = dataclasses.replace(cfg, **sizes(old) | {"block_size": longer})
         model, ids, its_ids = new_model(cfg, tok, **vars(old.config)), token_ids(tok), token_ids(its_tok)
@@ -108,7 +113,8 @@ def pretrained_model(source, cfg, tok):
             else:
                 own[name][: len(its[name])] = its[name]
         return model, cfg
-    llama = is_llama(source)
+    path, llama = find(source)[1], is_llama(source)
+    say_how_it_thought(source, read_json(path) if path else {}, cfg)  # as export.py writes it
     model = (Llama if llama else GPT).from_pretrained(source, cfg.dropout)
     found, wanted, its = model.config.vocab_size, tok.n_vocab, ("source",) if llama else ("source", "gpt2")
     known = 1 + max({*range(wanted)} - {*tok.added})

@@ -9,6 +9,7 @@ fed back (feedback.py), what rows are made of (curriculum.py), what is scored (l
 """
 
 import math
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -18,6 +19,22 @@ from torch.nn import functional as F
 from feedback import make_feedback
 
 MOST_VECTORS = 64  # thoughts with a vector of their own; all after them share the last one
+
+
+@dataclass(kw_only=True)
+class ThinkingConfig:
+    """What a base model's config says about thinking."""
+
+    feedback: str = "last"  # what is fed back as the next thought, a name of feedback.py
+    thought_positions: str = "none"  # thoughts differ by their places only; "learned": by vectors; "shared": not at all
+    stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
+    passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
+    in_place: bool = (
+        False  # a pass makes thought i from its own states (LOTUS), not from those at thought i - 1 (PCCoT)
+    )
+    pause: int = 0  # the number of <pause>, as which all thoughts begin if there are passes
+    # how to train it, no part of the model: no gradient goes into a row's thoughts but the last so many; None: all
+    backprop_thoughts: int | None = None
 
 
 class Thinking(NamedTuple):
@@ -48,7 +65,7 @@ class Coconut:
 
     # of its config, what is not the base model's
     SETTINGS = "feedback", "thought_positions", "stop", "passes", "in_place"
-    OWN = "feedback.", "thought_vectors", "stop."  # how the parameters begin that a base model does not have
+    OWN = "feedback.", "thought_vectors", "stop_head."  # how the parameters begin that a base model does not have
 
     def __init__(self, config):
         super().__init__(config)
@@ -58,10 +75,10 @@ class Coconut:
         """What thinking needs beside the base model, new, as the config says."""
         c = self.config
         self.feedback = make_feedback(c.feedback, c.n_embd)
-        self.stop = nn.Linear(c.n_embd, 1) if c.stop else None  # logit of the chance that thinking ends here
+        self.stop_head = nn.Linear(c.n_embd, 1) if c.stop else None  # logit of the chance that thinking ends here
         if c.stop:
-            nn.init.zeros_(self.stop.weight)
-            nn.init.constant_(self.stop.bias, -2)  # at first it goes on, in seven of eight cases
+            nn.init.zeros_(self.stop_head.weight)
+            nn.init.constant_(self.stop_head.bias, -2)  # at first it goes on, in seven of eight cases
         learned = c.thought_positions == "learned" or c.in_place  # added to the thoughts; they begin as nothing
         self.thought_vectors = nn.Parameter(torch.zeros(MOST_VECTORS, c.n_embd)) if learned else None
 
@@ -75,6 +92,12 @@ class Coconut:
             return thoughts
         index = torch.arange(first, first + thoughts.size(1), device=thoughts.device)
         return thoughts + self.thought_vectors[index.clamp(max=MOST_VECTORS - 1)]
+
+    def bare(self, thoughts):
+        """Thoughts (N, C) of a row without what was added to them, <pause> and vectors: what the head can read."""
+        thoughts = thoughts - self.numbered(torch.zeros_like(thoughts)[None])[0]
+        pause = torch.tensor([[self.config.pause]], device=thoughts.device)
+        return thoughts - self.embed(pause)[0] if self.config.in_place else thoughts
 
     def moves(self, real, first):
         """Which of the thoughts from number `first` on take a new position, (B, M) bool, of those that are real."""
@@ -107,8 +130,9 @@ class Coconut:
         """Section 3 of the paper: read the prefix, think, read the suffix. Shapes as in forward.
 
         suffix_real (B, S) bool: which tokens of the suffix count; None: all. given (B, N, C): these are the thoughts,
-        instead of the model's own (teacher forcing); all of them are read at once. past: go on from there. may_stop:
-        a row ends its thinking, after n_thoughts at most, when the stop head has said so with a probability of 1/2.
+        instead of the model's own (teacher forcing); all of them are read at once, without passes. past: go on from
+        there. may_stop: a row ends its thinking, after n_thoughts at most, when the stop head has said so with a
+        probability of 1/2.
         """
         B, device, m = prefix.size(0), prefix.device, self.config.backprop_thoughts
         n = torch.as_tensor(n_thoughts).expand(B)  # on the CPU, or a GPU would have to be waited for
@@ -121,15 +145,17 @@ class Coconut:
         h = [layer[row, prefix_len - 1][:, None] for layer in h]  # (B, 1, C) each: at the last token of the prefix
         if self.config.passes and N and given is None:
             given = self.at_once(h, n, N, past)
+        # fed: thoughts that have been read; unread (B, M, C): those that are read with the suffix, so that N thoughts
+        # cost N + 1 passes: the last one, or all given ones
         fed, layers, unread, going_on = [], [h], h[-1][:, :0] if given is None else given, 1.0
         for i in range(N if given is None else 0):
             if may_stop:
-                going_on = going_on * (1 - self.stop(h[-1])[:, 0, 0].sigmoid())  # (B,)
+                going_on = going_on * (1 - self.stop_head(h[-1])[:, 0, 0].sigmoid())  # (B,)
                 n = n.where(going_on > 0.5, n.clamp(max=i))
                 if int(n.max()) <= i:
                     break
             fed.append(self.next_thoughts(h, i))  # (B, 1, C): the hidden state *is* the next input
-            if i == N - 1:  # the last thought is read together with the suffix, so that N thoughts cost N + 1 passes
+            if i == N - 1:
                 unread = fed.pop()
                 break
             real = (i < n)[:, None]
@@ -180,12 +206,8 @@ class Coconut:
         """
         suffix = prefix[:, :0] if suffix is None else suffix
         thinking = self.think(prefix, prefix_len, n_thoughts, suffix, given=given, may_stop=may_stop)
-        past, h, B, nothing = (
-            thinking.past,
-            thinking.predicting[:, -1],
-            len(prefix),
-            0 if eos is None else eos,
-        )  # h (B, C)
+        past, h = thinking.past, thinking.predicting[:, -1]  # h (B, C)
+        B, nothing = len(prefix), 0 if eos is None else eos
         tokens = torch.full((B, max_new_tokens), nothing, device=prefix.device)
         writing, length = torch.arange(B, device=prefix.device), 0  # the rows that have not ended, and how far they are
         while length < max_new_tokens:
@@ -214,12 +236,12 @@ def counts(labels):
 def cut_gradient(rows, states, past):
     """The same states and past, but no gradient goes into what these rows (B,), bool on the CPU, have read last."""
 
-    def stop(x):  # where() would keep the whole graph, even if nothing goes into it
+    def cut(x):  # where() would keep the whole graph, even if nothing goes into it
         where = rows.to(x.device).view(-1, *[1] * (x.dim() - 1))
         return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
 
-    past = past.map_layers(lambda passes: (*passes[:-1], tuple(map(stop, passes[-1]))))
-    return [stop(x) for x in states], past
+    past = past.map_layers(lambda passes: (*passes[:-1], tuple(map(cut, passes[-1]))))
+    return [cut(x) for x in states], past
 
 
 def draw(logits, temperature, top_k):

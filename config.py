@@ -146,7 +146,7 @@ def parse(cls, argv, doc, takes_file=False, places=()):
         name, equals, text = arg[2:].partition("=")
         name = name.replace("-", "_") + "_" * keyword.iskeyword(name)  # a field cannot be called `from`
         follows = argv[0] if argv and not argv[0].startswith("--") else None
-        if not equals and kinds.get(name) is bool and follows not in ("true", "false"):
+        if not equals and kinds.get(name) in (bool, bool | None) and follows not in ("true", "false"):
             text = "true"
         elif not equals and name in kinds:
             if follows is None:

@@ -97,12 +97,13 @@ def for_stage(values, stage):
     return values[min(stage, len(values) - 1)]
 
 
-def asked(cfg):
-    """{name: NAME or NAME:WEIGHT} of the losses of the settings, and of the method where they do not name it."""
-    losses, headed = {}, cfg.decoder == "head"  # SIM-CoT without a decoder
-    for text in (*cfg.losses, *METHODS[cfg.method].losses):
-        text = "thoughts" if headed and text == "decoder" else text
-        losses.setdefault(text.partition(":")[0], text)
+def losses_of(cfg):
+    """{name: NAME or NAME:WEIGHT} of the losses of the settings, and of the method where they do not name them."""
+    losses, own = {}, METHODS[cfg.method].losses
+    for text in (*cfg.losses, *["ce"] * bool(own), *own):
+        name, colon, weight = text.partition(":")
+        name = "thoughts" if name == "decoder" and cfg.decoder == "head" else name  # SIM-CoT without a decoder
+        losses.setdefault(name, name + colon + weight)
     return losses
 
 
@@ -128,9 +129,8 @@ def make_prompt(question, n, cfg, tok):
     bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
     method = METHODS[cfg.method]
     prefix = question + [bot] if method.markers and cfg.markers in ("both", "bot") else question
-    after = (
-        [eot] if method.markers and cfg.markers in ("both", "eot") else []
-    )  # we end the thinking: it is never predicted
+    # <eot> is never predicted: we end the thinking, or the stop head does
+    after = [eot] if method.markers and cfg.markers in ("both", "eot") else []
     return Prompt(prefix + [pause] * n, 0, after) if method.instead == "pause" else Prompt(prefix, n, after)
 
 
@@ -188,9 +188,10 @@ def with_teacher(row, problem, cfg, tok):
 def make_row(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as a Row."""
     (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
-    losses, removed = asked(cfg), count(len(problem.steps), stage, cfg)[0]
+    losses, removed = losses_of(cfg), count(len(problem.steps), stage, cfg)[0]
     gone = problem.steps[:removed] if cfg.remove_from == "front" else problem.steps[len(problem.steps) - removed :]
-    targets = make_targets(problem, n, cfg, tok) if cfg.thought_targets else []
+    meant = problem if cfg.remove_from == "front" else problem._replace(steps=gone)  # what thoughts stand for
+    targets = make_targets(meant, n, cfg, tok) if cfg.thought_targets else []
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     labels = [written[0] if cfg.peek else -100 for _ in eot] + written
     steps = groups(gone, n, cfg) if "decoder" in losses else []

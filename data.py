@@ -223,11 +223,13 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
     if not (np.diff(problems.bounds)[first[:-1]]).all():
         raise UserError(f"{path}: example {np.diff(problems.bounds)[first[:-1]].argmin()}: its question has no tokens")
     last = cfg.max_latent_stage
-    n_thoughts = cfg.c_thought * (last if cfg.pad_latent_to_max else problems.n_steps.clip(max=last))
+    all_alike = cfg.pad_latent_to_max or cfg.stop  # a model that may stop is given the most thoughts that there are
+    n_thoughts = cfg.c_thought * (last if all_alike else problems.n_steps.clip(max=last))
     most = np.diff(problems.bounds[first]) + 2 + n_thoughts  # all steps and all thoughts
     for i in np.flatnonzero(most > cfg.block_size):
         for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
             prefix, n, suffix, *_ = make_row(problems[i], stage, cfg, tok)
+            n = max(n, cfg.c_thought * min(stage, last)) if cfg.stop else n
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
                 needed = f"block_size is {cfg.block_size}, {len(prefix) + n + len(suffix)} or more would do"

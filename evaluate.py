@@ -54,7 +54,7 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
             )  # fmt: skip
         for i, row, states in zip(chosen, tokens.tolist(), thoughts):
             text = row[: row.index(eos)] if eos in row else row
-            solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states
+            solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states.float()
         done += len(chosen)
         if progress:
             left = duration((time.time() - began) / done * (len(prompts) - done))
@@ -200,7 +200,11 @@ def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
     problem = run.problems["valid"][0]
     prompt, _ = split(problem, stage, run.cfg, run.tok)
-    text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most_tokens([problem], run.cfg))[0]
+    may_stop = bool(run.cfg.stop)
+    if may_stop:
+        prompt = prompt._replace(n=most_thoughts(stage, run.cfg))
+    most = most_tokens([problem], run.cfg)
+    text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most, may_stop=may_stop)[0]
     run.model.train()
     expected = right_answer(problem, run.cfg, run.tok)
     thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""

@@ -94,6 +94,8 @@ def looks(model, question, most, cfg, tok):
     prefix, eot = (torch.tensor([tokens], dtype=torch.int64, device=device) for tokens in (prefix, eot))
     with listening(model) as heard:
         model.think(prefix, torch.tensor([prefix.size(1)], device=device), n, eot)
+    # what was heard of each layer: the prefix, model.config.passes that only prepare, and what thoughts are then
+    heard = [(first, *rest[model.config.passes * (n > 0) :]) for first, *rest in heard]
     rows = [[row for weights in passes for row in weights[0].unbind(1)] for passes in heard]  # (nh, K) per position
     return [torch.stack([layer[k - 1][:, :k] for layer in rows]) for k in range(begin, begin + most + 1)]
 

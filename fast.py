@@ -81,7 +81,7 @@ class Attention(CausalSelfAttention):
         return product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
 
 
-class Thinking:
+class FastThinking:
     def think(self, prefix, *args, **settings):
         global STEP
         plain = self.config.gradient_checkpointing or torch.is_autocast_enabled("cpu") or prefix.is_cuda
@@ -99,5 +99,5 @@ def speed_up(model):
     """
     for module in model.modules():
         module.__class__ = {nn.Linear: Linear, CausalSelfAttention: Attention}.get(type(module), type(module))
-    model.__class__ = type(type(model).__name__, (Thinking, type(model)), {})
+    model.__class__ = type(type(model).__name__, (FastThinking, type(model)), {})
     return model

@@ -21,14 +21,14 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from coconut import Coconut
+from coconut import Coconut, ThinkingConfig
 from config import UserError
 from model import Past, place, visible
 from weights import describe, find, is_weight, read_json, read_pickle, read_safetensors, some
 
 
 @dataclass
-class LlamaConfig:
+class LlamaConfig(ThinkingConfig):
     """The defaults are those of SmolLM2-135M."""
 
     model = "llama"  # no field: what settings.py calls it
@@ -46,14 +46,7 @@ class LlamaConfig:
     qk_norm: bool = False  # Qwen3
     tie: bool = True  # the output head is the token embedding
     dropout: float = 0.0
-    feedback: str = "last"  # these eight as in model.py
-    thought_positions: str = "none"
-    stop: str = ""
-    passes: int = 0
-    in_place: bool = False
-    pause: int = 0
     gradient_checkpointing: bool = False
-    backprop_thoughts: int | None = None
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from auxiliary import Decoder, SeqVCR, SeqVCRFixed
 from batches import ANYTHING
 from coconut import counts
-from curriculum import asked
+from curriculum import losses_of
 from feedback import known, membership
 
 
@@ -87,7 +87,7 @@ def distance(model, thinking, batch, first=0):
 def stop(model, thinking, batch):
     """-log of the chance that the stop head ends the thinking of a row after just n thoughts, as its stage gave it."""
     n = batch.n.to(batch.prefix.device)[:, None]
-    log_p = stop_chances(model.stop(thinking.states)[..., 0], n + 1)  # (B, N+1), as if it might go on
+    log_p = stop_chances(model.stop_head(thinking.states)[..., 0], n + 1)  # (B, N+1), as if it might go on
     return -log_p.gather(1, n).sum()
 
 
@@ -121,7 +121,7 @@ def ponder(model, thinking, batch):
     again = model.think(*prefix, n_thoughts, each(batch.suffix), real, given=each(thinking.fed))
     nats = F.cross_entropy(model.head(again.predicting[:, :-1]).mT, labels, reduction="none")  # (B (N+1), S)
     nats = (nats.sum(1) / (labels != -100).sum(1)).view(-1, N + 1)
-    log_p = stop_chances(model.stop(thinking.states)[..., 0], n)
+    log_p = stop_chances(model.stop_head(thinking.states)[..., 0], n)
     log_q = (k.to(log_p.dtype) * math.log(1 - PRIOR)).expand_as(log_p).masked_fill(k > n, -math.inf).log_softmax(1)
     nats, log_p, log_q = (x[k <= n] for x in (nats, log_p, log_q))
     return (log_p.exp() * (nats + PULL * (log_p - log_q))).sum()
@@ -144,10 +144,12 @@ LOSSES = {
 
 def trained_on(cfg):
     """The names of the losses that method and settings ask for, as parse_losses takes them."""
-    names = asked(cfg)
-    if cfg.stop == "ponder":
-        return [text.replace("ce", "ponder", 1) if name == "ce" else text for name, text in names.items()]
-    return [*names.values(), *["stop"] * (cfg.stop == "classifier")]
+    names = losses_of(cfg)
+    if cfg.stop == "ponder":  # which is cross-entropy, too
+        names = {"ponder": names.pop("ce", "ce").replace("ce", "ponder", 1)} | names
+    elif cfg.stop == "classifier":
+        names.setdefault("stop", "stop")
+    return [*names.values()]
 
 
 def parse_losses(names):
@@ -157,7 +159,12 @@ def parse_losses(names):
         name, _, weight = text.partition(":")
         if name not in LOSSES:
             raise ValueError(f"losses = {text!r}, expected NAME or NAME:WEIGHT with a name of {', '.join(LOSSES)}")
-        weights[name] = float(weight or 1)
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 <= weights[name] < math.inf:
+            raise ValueError(f"losses = {text!r}, expected NAME:WEIGHT with a weight of at least 0")
     return weights
 
 

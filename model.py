@@ -16,12 +16,12 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from coconut import Coconut
+from coconut import Coconut, ThinkingConfig
 from weights import load, read_weights
 
 
 @dataclass
-class GPTConfig:
+class GPTConfig(ThinkingConfig):
     """The defaults are OpenAI's smallest GPT-2 (124M parameters)."""
 
     model = "gpt2"  # no field: what settings.py calls it
@@ -32,18 +32,7 @@ class GPTConfig:
     vocab_size: int = 50257
     dropout: float = 0.0
     fixed_positions: bool = False  # sinusoids as position embeddings, which are not trained
-    # these are coconut.py's
-    feedback: str = "last"  # what is fed back as the next thought, a name of feedback.py
-    thought_positions: str = (
-        "none"  # what tells thoughts apart: their places only, "learned" vectors; or "shared" places
-    )
-    stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
-    passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
-    in_place: bool = False  # a pass adds to each thought its own states, which it had before, not its neighbour's
-    pause: int = 0  # the token that they then begin as
-    # how to train it: these two are no part of the model, and may be changed at any time
-    gradient_checkpointing: bool = False  # compute activations again in the backward pass instead of keeping them
-    backprop_thoughts: int | None = None  # no gradient goes into a row's thoughts but the last so many; None: all
+    gradient_checkpointing: bool = False  # training: compute activations again instead of keeping them
 
 
 class Past(NamedTuple):

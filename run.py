@@ -164,6 +164,9 @@ class Run:
             where = f"{abs(distance)} token{'s' * (abs(distance) > 1)} {'after' if distance > 0 else 'before'} it"
             print(f"{cfg.data_dir[0]}: in the questions, what follows a step stands {where}: --init=induction ", end="")
             print("looks there" if cfg.init == "induction" else "would look there from the first training step on")
+        elif cfg.init == "induction" and parallel.RANK == 0:
+            print(f"{cfg.data_dir[0]}: what follows a step has no fixed place in the questions: --init=induction")
+            print("    looks one token after it (docs/own_data.md)")
         if cfg.init == "induction" and distance not in (None, 1):  # it has been drawn for 1
             induction(self.model, distance)
 
@@ -351,7 +354,7 @@ class Run:
         if self.plan[self.progress["index"]] > 0 or step < PLATEAU or valid["accuracy"] > 0.5 or not then:
             return
         ((since, loss),) = then
-        if valid["loss"] > 0.95 * loss and not self.progress.get("plateau"):
+        if 0.95 * loss < valid["loss"] < 1.1 * loss and not self.progress.get("plateau"):
             self.progress["plateau"] = True
             print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to only")
             print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")

@@ -101,14 +101,14 @@ def make_prompts(problems, cfg, tok, stage, args):
     latent, prompts = int(args.latent) if args.latent.isdecimal() else None, []
     if args.latent == "auto" and not cfg.stop:
         raise UserError("--latent=auto: this model was not trained to stop by itself (train.py --stop=classifier)")
-    if cfg.stop and latent is None:
-        return [make_prompt(p.question, most_thoughts(stage, cfg), cfg, tok) for p in problems]
     trained = [None if stage is None else count(len(p.steps), stage, cfg)[1] for p in problems]
     if stage is not None and latent is not None and {*trained} != {latent}:
         usual = " or ".join(map(str, sorted({*trained})))
         print(f"WARNING: in training such problems had {usual} thoughts, not {latent}")
     for p, n_trained in zip(problems, trained):
-        if latent in (None, n_trained) and stage is not None:
+        if cfg.stop and latent is None:
+            prompt = make_prompt(p.question, most_thoughts(stage, cfg), cfg, tok)
+        elif latent in (None, n_trained) and stage is not None:
             prompt, _ = split(p, stage, cfg, tok)
         else:
             prompt = make_prompt(p.question, latent or 0, cfg, tok)
@@ -121,7 +121,7 @@ def make_prompts(problems, cfg, tok, stage, args):
 
 def look_into(thoughts, model, tok, top):
     """Of each of a question's thoughts (N, C): norm, cosine to the one before, and the `top` likeliest tokens."""
-    likeliest = model.head(thoughts)[:, : tok.n_vocab].softmax(-1).topk(min(top, tok.n_vocab))
+    likeliest = model.head(model.bare(thoughts))[:, : tok.n_vocab].softmax(-1).topk(min(top, tok.n_vocab))
     cosines = [None, *F.cosine_similarity(thoughts[1:], thoughts[:-1]).tolist()]
     rows = zip(thoughts.norm(dim=-1).tolist(), cosines, likeliest.indices.tolist(), likeliest.values.tolist())
     return [

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 
 from config import UserError, option
-from curriculum import METHODS, asked
+from curriculum import METHODS, TAUGHT, losses_of
 from feedback import make_feedback
 from losses import parse_losses
 
@@ -53,10 +53,11 @@ class TrainConfig:
         "what tells thoughts apart: their places only, a learned vector for each, or nothing: they share a place",
         ("none", "learned", "shared"),
     )
-    passes: int = option(
-        0, "thoughts all at once, in so many passes; 0: one after the other (pccot: 3, lotus: 6)", least=0, most=1000
-    )
-    in_place: bool = option(False, "passes add to a thought its own states, not the neighbour's (lotus)")
+    passes: int | None = option(
+        None, "thoughts all at once, in so many passes; 0: one after the other; by default 0 (pccot: 3, lotus: 6)",
+        least=0, most=1000,
+    )  # fmt: skip
+    in_place: bool | None = option(None, "a pass makes a thought from its own states; by default only with lotus")
     stop: str = option(
         "", "a head that says when to stop thinking, and how it is trained (losses.py)", ("", "classifier", "ponder")
     )
@@ -142,8 +143,8 @@ class TrainConfig:
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
     def __post_init__(self):
-        for name, value in METHODS[self.method].settings.items():
-            if getattr(self, name) == getattr(TrainConfig, name):
+        for name, value in ({"passes": 0, "in_place": False} | METHODS[self.method].settings).items():
+            if getattr(self, name) in (None, ""):
                 setattr(self, name, value)
         for name in ("question_format", "step_format", "answer_format"):
             if getattr(self, name).count("{}") != 1:
@@ -163,22 +164,33 @@ class TrainConfig:
                 raise UserError(str(e)) from None
         if self.n_embd % self.n_head and not self.head_dim:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
+        losses = losses_of(self).keys()
         if METHODS[self.method].instead != "thought":
-            idle = f"stop={self.stop}" if self.stop else "losses=decoder" if "decoder" in asked(self) else ""
+            thinking = {"stop": "", "passes": 0, "feedback": "last", "thought_positions": "none"}
+            idle = [f"{k}={getattr(self, k)}" for k, nothing in thinking.items() if getattr(self, k) != nothing]
+            idle += ["losses=decoder"] * ("decoder" in losses)
             if idle:
-                raise UserError(f"{idle}: method={self.method} does not think")
+                raise UserError(f"{idle[0]}: method={self.method} does not think")
+        if {"stop", "ponder"} & losses and not self.stop:
+            raise UserError("losses: stop and ponder need --stop, which gives the model a head for it")
+        if self.decoder == "head" and self.method != "simcot":
+            raise UserError(f"decoder=head has no effect: method={self.method} has no decoder")
+        if self.teacher_writes == "all" and not TAUGHT & losses:
+            raise UserError(f"teacher_writes=all has no effect: method={self.method} has no teacher")
+        if self.init == "induction" and self.n_embd % 2:
+            raise UserError(f"n_embd={self.n_embd} is odd, but init=induction has its positions in pairs of numbers")
         if self.method == "simcot" and self.decoder == "head":
             self.thought_targets = self.thought_targets or "steps"
-        if {"thoughts", "members"} & asked(self).keys() and not self.thought_targets:
+        if {"thoughts", "members"} & losses and not self.thought_targets:
             raise UserError("losses: thoughts and members need --thought_targets, which say what to predict")
         if self.in_place and not self.passes:
             raise UserError("in_place needs passes of at least 1")
-        for name in ("stop", "backprop_thoughts") if self.passes else ():
-            if getattr(self, name):
+        for name in ("stop", "backprop_thoughts", "teacher_forcing") if self.passes else ():
+            if getattr(self, name) not in ("", None, (0.0,)):
                 one = f"{name}={getattr(self, name)}"
                 raise UserError(f"{one} needs thoughts one after the other, not passes={self.passes}")
-        if "decoder" in asked(self) and self.shard:
-            raise UserError("the decoder of simcot is not spread over processes: --decoder=head, or without --shard")
+        for name in {"decoder", "seq_vcr", "seq_vcr_fixed"} & losses if self.shard else ():
+            raise UserError(f"losses={name} trains something of its own, which --shard does not spread over processes")
         if self.stop == "ponder" and self.questions > 1:
             raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
         for model, names in ONLY.items():

@@ -863,7 +863,7 @@ def naive_stops(model, row):
     chances = []
     for _ in range(row.n + 1):
         h = naive_gpt(model, x)[-1:]
-        chances.append((h @ model.stop.weight.T + model.stop.bias)[0, 0].sigmoid())
+        chances.append((h @ model.stop_head.weight.T + model.stop_head.bias)[0, 0].sigmoid())
         x = torch.cat((x, h))
     return chances
 
@@ -899,7 +899,7 @@ def test_rows_stop_one_by_one(tiny):
     prefix, prefix_len, _, suffix, _ = batch(some_rows(seed=3, size=8))
     found = set()
     for bias in (-9.0, -2.0, -1.0, -0.5, 9.0):
-        model.stop.bias.data.fill_(bias)
+        model.stop_head.bias.data.fill_(bias)
         n = []
         for p, length in zip(prefix.tolist(), prefix_len):
             chances = naive_stops(model, Row(p[:length], 5, [], []))

@@ -38,7 +38,7 @@ from tokenizer import to_text
 ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "grading", "eval_batch_size", "device", "dtype"}
 ACTS_ON_WEIGHTS = ACTS | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens",
                           "method", "c_thought", "max_latent_stage", "pad_latent_to_max", "remove_from",
-                          "passes", "in_place"}  # fmt: skip
+                          "feedback", "thought_positions", "passes", "in_place"}  # fmt: skip
 
 
 def learning_rate(cfg, index, step, n_steps):

@@ -6,6 +6,7 @@ The model has no part in this: it is tested in test_latent.py.
 
 import dataclasses
 import inspect
+import json
 import math
 import os
 
@@ -150,7 +151,34 @@ def test_a_method_brings_its_losses_and_settings_along():
     assert found(method="simcot", decoder="head") == (0, False, "steps", {"ce": 1, "thoughts": 1})
     codi = {"ce": 1, "teacher": 1, "distance": 20}
     assert found(method="codi", losses=("ce", "distance:20")) == (0, False, "", codi)
+    assert found(method="codi", losses=("distance:20",)) == (0, False, "", codi)
+    assert found(method="simcot", decoder="head", losses=("decoder:0.5",)) == (
+        0,
+        False,
+        "steps",
+        {"ce": 1, "thoughts": 0.5},
+    )
+    assert found(method="lotus", in_place=False, passes=0)[:2] == (0, False), "what was given, wins"
     assert found(method="coconut", losses=("ce:2",)) == (0, False, "", {"ce": 2})
+    assert found(stop="classifier", losses=("ce", "stop:0.5"))[3] == {"ce": 1, "stop": 0.5}
+    assert found(stop="classifier")[3] == {"ce": 1, "stop": 1}
+    assert found(stop="ponder", losses=("ce:2",))[3] == {"ponder": 2}
+    assert found(stop="ponder", losses=("seq_vcr",))[3] == {"ponder": 1, "seq_vcr": 1}
+
+
+def test_a_model_that_may_stop_needs_room_for_all_thoughts(tmp_path):
+    """Catches a check of lengths that counts the thoughts of training, where an evaluation gives more."""
+    cfg, tok, _ = words(max_latent_stage=6)
+    with open(tmp_path / "train.json", "w") as f:
+        json.dump([{"question": "a b", "steps": ["c"], "answer": "f"}], f)
+    for stop, fits in ("", 8), ("classifier", 13):  # a b bot, thoughts, eot = f eos
+        for block_size in (fits - 1, fits):
+            cfg = dataclasses.replace(cfg, stop=stop, block_size=block_size)
+            try:
+                data.load(str(tmp_path / "train.json"), cfg, tok, [" a", " b", " c", " d", " e", " f", " g", " ="])
+                assert block_size == fits
+            except UserError as e:
+                assert block_size == fits - 1 and "too long" in str(e)
 
 
 def test_what_groups_of_thoughts_stand_for():

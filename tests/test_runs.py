@@ -494,7 +494,7 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--backprop_thoughts=1",
         "--gradient_checkpointing",
         "--dtype=bfloat16",
-        "--feedback=soft",
+        "--feedback=soft --dtype=bfloat16",
         "--feedback=layer:-2",
         "--feedback=gate",
         "--thought_positions=learned",
