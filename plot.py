@@ -253,8 +253,9 @@ def draw_probes(analysis):
     thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
     fig, axes = new_figure(4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
     best = {k: max(thoughts, key=lambda i: probes[i, k]["accuracy"] if (i, k) in probes else -1) for k in steps}
-    finding = ", ".join(f"step {k} in thought {i} ({probes[i, k]['accuracy']:.0%})" for k, i in best.items())
-    fig.suptitle(f"a linear map finds {finding}", fontsize=10)
+    least = min(probes[i, k]["accuracy"] for k, i in best.items())
+    where = "thought k" if all(i == k for k, i in best.items()) else f"thoughts {', '.join(map(str, best.values()))}"
+    fig.suptitle(f"a linear map reads step k best from {where}: {least:.0%} right, or more", fontsize=10)
     for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
         for (i, k), p in probes.items():
             ax.add_patch(rectangle(k - 0.5, i - 0.5, p[key]))
