@@ -550,7 +550,7 @@ def test_second_derivatives_are_right_or_an_error(tiny):
         return torch.autograd.grad(sum(g.square().sum() for g in first), weights)
 
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):  # the only one that can do it
-        if isinstance(model, fast.Thinking):
+        if isinstance(model, fast.FastThinking):
             with pytest.raises(RuntimeError, match="second derivatives"):
                 twice(model(*batch(rows))[1])
         else:

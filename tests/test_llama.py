@@ -664,7 +664,7 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
     assert "thought 6" in seen and "WARNING" not in seen
     assert "answers with other thoughts" in says(analyze.main, "out/parts", "--count=8")
     assert "tokenizer.json" in says(export.main, "out/parts", "exported")
-    assert ("feedback.safetensors" in os.listdir("exported")) == (feedback == "gate")
+    assert ("thinking.safetensors" in os.listdir("exported")) == (feedback == "gate")
 
     model, _, tok, _ = load_checkpoint("out/parts/best.pt")
     there = transformers.AutoModelForCausalLM.from_pretrained("exported").eval()

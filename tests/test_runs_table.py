@@ -116,7 +116,7 @@ def test_stopped_runs_are_resumed(tmp_path):
     "argv, folders, values",
     [
         (["seed=1,2"], ["x-1", "x-2"], ["1", "2"]),
-        (["losses=ce;ce,thoughts:2"], ["x-ce", "x-ce,thoughts_2"], ["ce", "ce,thoughts:2"]),
+        (["losses=ce;ce,seq_vcr:2"], ["x-ce", "x-ce,seq_vcr_2"], ["ce", "ce,seq_vcr:2"]),
         (["steps=3,4"], ["x-3", "x-4"], ["3", "4"]),
         ([], ["x"], []),
     ],
