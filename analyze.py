@@ -30,7 +30,7 @@ import batches
 import data
 from checkpoint import find_checkpoint, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
-from curriculum import METHODS, Row, make_prompt
+from curriculum import METHODS, Row, count, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
 from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
 from textfile import ours
@@ -221,9 +221,17 @@ def load(args):
     return model.to(pick_device(args.device)), cfg, tok, about, raw, graphs, most
 
 
-def stop_after(model, problems, n, cfg, tok, given=None, may_stop=False):
-    """Let the model answer after n thoughts (may_stop: at most), or after the given ones: what solve() returns."""
-    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
+def trained_with(problems, stage, most, cfg):
+    """How many thoughts each problem has had in training, `most` at most."""
+    return [min(most, count(len(p.steps), stage, cfg)[1]) for p in problems]
+
+
+def stop_after(model, problems, ns, cfg, tok, given=None, may_stop=False):
+    """Let each problem be answered after n of ns thoughts (may_stop: at most), the given ones if there are any.
+
+    Returns what solve() does.
+    """
+    prompts = [make_prompt(p.question, n, cfg, tok) for p, n in zip(problems, ns)]
     return solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given, may_stop=may_stop)
 
 
@@ -232,47 +240,53 @@ def category(graph, text, n, cfg):
     return grade(graph, read_steps(text, graph, cfg), node_of(find_answer(text, cfg)), n)
 
 
-def sweep(model, problems, graphs, cfg, tok, n, may_stop=False):
-    """Let the model answer after n thoughts: (accuracy, tokens and categories; the thoughts of each problem).
+def sweep(model, problems, graphs, cfg, tok, ns, may_stop=False):
+    """Let each problem be answered after n of ns thoughts: (accuracy, tokens and categories; each one's thoughts).
 
-    may_stop: after n at most, when it says so itself.
+    may_stop: after n at most, when the model says so itself.
     """
-    solved = stop_after(model, problems, n, cfg, tok, may_stop=may_stop)
+    solved = stop_after(model, problems, ns, cfg, tok, may_stop=may_stop)
     answers = [find_answer(text, cfg) for text, *_ in solved]
     row = {
-        "thoughts": mean(len(thoughts) for *_, thoughts in solved) if may_stop else n,
+        "thoughts": mean([len(thoughts) for *_, thoughts in solved] if may_stop else ns),
         "accuracy": mean(a == right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
         "tokens": mean(n_tokens for _, n_tokens, _ in solved),
     }
     if graphs:
-        grades = [category(graph, text, n, cfg) for graph, (text, *_) in zip(graphs, solved)]
+        grades = [category(graph, text, n, cfg) for graph, (text, *_), n in zip(graphs, solved, ns)]
         row["categories"] = {name: grades.count(name) / len(grades) for name in CATEGORIES}
     return row, [thoughts.float().cpu() for _, _, thoughts in solved]
 
 
-def replacements(thoughts, seed):
-    """{what they are: thoughts (n, N, C) in place of these}: what would be found if they did not matter."""
+def replacements(thoughts, ns, seed):
+    """{what they are: thoughts (M, N, C) in place of these}: what would be found if they did not matter.
+
+    Of a problem's N thoughts its first n of ns count; another's are those of the nearest before it that has as many.
+    """
     generator = torch.Generator().manual_seed(seed)
-    noise = torch.randn(thoughts.shape, generator=generator)
+    noise, n = torch.randn(thoughts.shape, generator=generator), torch.tensor(ns)
+    has = (torch.arange(thoughts.size(1)) < n[:, None])[..., None]  # (M, N, 1)
+    order = [[*range(i - 1, -1, -1), *range(len(ns) - 1, i - 1, -1)] for i in range(len(ns))]
+    other = [next(j for j in others if ns[j] >= ns[i]) for i, others in enumerate(order)]
     return {
         "their own": thoughts,
-        "another question's": thoughts.roll(1, 0),
-        "the mean of all questions'": thoughts.mean(0, keepdim=True).expand_as(thoughts),
+        "another question's": thoughts[other],
+        "the mean of all questions'": ((thoughts * has).sum(0) / has.sum(0).clamp(min=1)).expand_as(thoughts),
         "noise of the same norm": noise / noise.norm(dim=-1, keepdim=True) * thoughts.norm(dim=-1, keepdim=True),
         "zeros": torch.zeros_like(thoughts),
     }
 
 
-def control(model, problems, thoughts, cfg, tok, args):
+def control(model, problems, thoughts, ns, cfg, tok, args):
     """[{what the model was made to think instead, accuracy}, ...]: what it answers to the same questions."""
     rows, right = [], [right_answer(p, cfg, tok) for p in problems]
-    for name, given in replacements(thoughts, args.seed).items():
-        solved = stop_after(model, problems, thoughts.size(1), cfg, tok, given)
+    for name, given in replacements(thoughts, ns, args.seed).items():
+        solved = stop_after(model, problems, ns, cfg, tok, given)
         rows.append({"thoughts": name, "accuracy": mean(find_answer(t, cfg) == r for (t, *_), r in zip(solved, right))})
     return rows
 
 
-def analyze(model, raw, graphs, cfg, tok, most, args):
+def analyze(model, raw, graphs, cfg, tok, most, args, stage):
     """Everything, as it goes into the file; raw: the problems as dicts, graphs: theirs or None, most: the largest K."""
     problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
     paths = [[node_of(step) if graphs else step for step in p["steps"]] for p in raw]
@@ -282,8 +296,8 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
         result["examples"].append(about | {"values": []})
     for n in range(0, most + 1, c):
         print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
-        row, thoughts = sweep(model, problems, graphs, cfg, tok, n)
-        result["sweep"].append(row)
+        row, thoughts = sweep(model, problems, graphs, cfg, tok, [n] * len(problems))
+        result["sweep"].append(row | {"thoughts": n})
         values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
         if values:
             summary = summarise([graphs[i] for i in values], [*values.values()], n // c)
@@ -292,9 +306,12 @@ def analyze(model, raw, graphs, cfg, tok, most, args):
             if i < args.examples:
                 result["examples"][i]["values"].append({"thoughts": n, "value": value})
     thoughts = torch.stack(thoughts)  # the last ones, (problems, N, C)
+    trained = trained_with(problems, stage, most, cfg)
+    if len({*trained}) > 1:  # a fixed number is too many for some, and too few for others
+        result["trained"], _ = sweep(model, problems, graphs, cfg, tok, trained)
     if cfg.stop:
-        result["auto"], _ = sweep(model, problems, graphs, cfg, tok, most, may_stop=True)
-    result["controls"] = control(model, problems, thoughts, cfg, tok, args) if thoughts.size(1) else []
+        result["auto"], _ = sweep(model, problems, graphs, cfg, tok, [most] * len(problems), may_stop=True)
+    result["controls"] = control(model, problems, thoughts, trained, cfg, tok, args) if thoughts.size(1) else []
     result["thoughts"] = describe_thoughts(model.cpu(), thoughts, tok)
     result["probes"] = probe_all(thoughts, paths, args)
     return result
@@ -320,6 +337,11 @@ def show_sweep(rows):
     names = [name for name in CATEGORIES if "categories" in rows[0]]
     shown = [[r["thoughts"], r["accuracy"], f"{r['tokens']:.1f}", *(r["categories"][c] for c in names)] for r in rows]
     table("what is written after so many forced thoughts", ["thoughts", "accuracy", "tokens", *names], shown)
+
+
+def show_trained(row):
+    thinks = f"{row['thoughts']:.2f} on average, {row['tokens']:.1f} tokens, {row['accuracy']:.1%} right"
+    print(f"with as many thoughts as each has had in training: {thinks}")
 
 
 def show_auto(row):
@@ -380,9 +402,10 @@ def main(argv):
     args = parse(AnalyzeConfig, argv, __doc__, places=("ckpt", "data"))
     model, cfg, tok, about, raw, graphs, most = load(args)
     with precision(cfg, next(model.parameters()).device):
-        result = {"command": command} | about | analyze(model, raw, graphs, cfg, tok, most, args)
+        result = {"command": command} | about | analyze(model, raw, graphs, cfg, tok, most, args, about["stage"])
     for key, show in (
         ("sweep", show_sweep),
+        ("trained", show_trained),
         ("auto", show_auto),
         ("values", show_values),
         ("controls", show_controls),

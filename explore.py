@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 
 import data
-from analyze import category, load, replacements, stop_after, values_after
+from analyze import category, load, replacements, stop_after, trained_with, values_after
 from config import UserError, cli, option, parse
 from curriculum import METHODS, count, make_prompt
 from evaluate import find_answer, precision, right_answer
@@ -154,7 +154,7 @@ def explore(model, raw, graphs, cfg, tok, most, args, stage):
     ]  # fmt: skip
     for n in range(most + 1):
         print(f"\r{n} of {most} thoughts", end="" if n < most else "\n", file=sys.stderr, flush=True)
-        solved = stop_after(model, problems, n, cfg, tok)
+        solved = stop_after(model, problems, [n] * len(problems), cfg, tok)
         values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
         for i, (text, n_tokens, _) in enumerate(solved):
             answer = find_answer(text, cfg)
@@ -171,8 +171,9 @@ def explore(model, raw, graphs, cfg, tok, most, args, stage):
             tokens = [[text, round(p, 4)] for text, p in thought["tokens"]]
             seen["thought"] = {"norm": round(thought["norm"], 2), "cosine": cosine, "tokens": tokens}
     thoughts = torch.stack([thoughts.float().cpu() for *_, thoughts in solved])  # (n, N, C)
-    for name, given in replacements(thoughts, args.seed).items() if thoughts.size(1) else ():
-        for i, (text, *_) in enumerate(stop_after(model, problems, most, cfg, tok, given)):
+    trained = trained_with(problems, stage, most, cfg)
+    for name, given in replacements(thoughts, trained, args.seed).items() if thoughts.size(1) else ():
+        for i, (text, *_) in enumerate(stop_after(model, problems, trained, cfg, tok, given)):
             right = find_answer(text, cfg) == expected[i]
             questions[i]["instead"].append({"thoughts": name, "writes": text.strip(), "right": right})
     return questions

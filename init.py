@@ -19,7 +19,7 @@ from torch import nn
 
 @torch.no_grad()
 def induction(model, distance=1):
-    """Draw the weights of a GPT-2 anew. The other heads of the first layer, and both MLPs, begin as GPT-2's.
+    """Draw the weights of a GPT-2 anew; what is not named here begins as GPT-2's.
 
     What is looked up stands `distance` tokens after that by which it is looked up; negative: so many before it.
     """
@@ -48,6 +48,8 @@ def induction(model, distance=1):
         # Sentences: "Who is the mother of Bob?" So head 1 tells each token the one before it, as if that stood here.
         nn.init.normal_(k[hs : 2 * hs], std=math.sqrt(2 / C))
         q[hs : 2 * hs] = k[hs : 2 * hs] @ back(1)
+        if distance > 0:
+            v[hs : 2 * hs] = v[:hs]  # in the words in which keys say what stands before: see writes
         first.c_proj.weight[:, hs : 2 * hs] = v[hs : 2 * hs].T
     for block in model.h[1:]:
         q, k, v = block.attn.c_attn.weight.split(C)
@@ -62,7 +64,6 @@ def induction(model, distance=1):
             block.attn.c_proj.weight.copy_(0.6 * reads.T.repeat(1, model.config.n_head))  # ... becomes what is said
     for block in model.h:
         nn.init.normal_(block.mlp.c_proj.weight, std=0.03)
-    model.ln_f.weight.fill_(
-        0.28
-    )  # so that a hidden state that is fed back is as long as an embedding: thoughts are read as
-    # words are, and logits, of products of the two, are near 1 as usual
+    # A hidden state that is fed back is as long as an embedding: thoughts are read as words are, and logits, which are
+    # products of the two, are near 1 as usual.
+    model.ln_f.weight.fill_(0.28)

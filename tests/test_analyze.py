@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from helpers import HERE
+from helpers import HERE, hops_flags, run_to_the_end
 from torch.nn import functional as F
 
 import analyze
@@ -347,6 +347,30 @@ def test_analysis_and_pictures(in_run, capsys, monkeypatch):
         assert command in Image.open(f"out/run/{name}.png").info["Description"]
         with open(f"out/run/{name}.svg", encoding="utf-8") as f:
             assert command in f.read()
+
+
+def test_problems_of_different_lengths_are_answered_as_in_training(tmp_path, monkeypatch, capsys):
+    """Catches controls that think on after a problem's own thoughts, and so find a good model as bad as noise."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=6 --hops=1,3 --train=50 --valid=9 --test=30 --out_dir=data".split())
+    flags = [*hops_flags(), "--steps=1", "--max_latent_stage=3", "--out_dir=out"]
+    run_to_the_end(flags)
+    analyze.main(["out/best.pt", "--device=cpu"])
+    assert "with as many thoughts as each has had in training" in capsys.readouterr().out
+    with open("out/analysis.json") as f:
+        found = json.load(f)
+    lengths = [len(problem["steps"]) for problem in data.load_json("data/test.json")]
+    assert found["trained"]["thoughts"] == pytest.approx(sum(lengths) / 30) and {*lengths} == {1, 2, 3}
+    assert found["controls"][0]["accuracy"] == found["trained"]["accuracy"]
+
+
+def test_what_stands_in_place_of_thoughts():
+    """Catches thoughts of a problem that has fewer, and means of what was thought too long."""
+    thoughts = torch.arange(1.0, 7).view(3, 2, 1).clone()  # (1, 2), (3, 4), (5, 6)
+    found = analyze.replacements(thoughts, [2, 1, 2], seed=0)
+    assert found["another question's"].flatten().tolist() == [5, 6, 1, 2, 1, 2]
+    assert found["the mean of all questions'"][0].flatten().tolist() == [3, 4]
+    assert torch.equal(found["noise of the same norm"].abs().round(decimals=4), thoughts)
 
 
 def test_pictures_that_would_say_nothing_are_left_out():
