@@ -19,11 +19,12 @@ from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
 from tokenizer import PAUSE, make_tokenizer
-from weights import find, read_json, some, why_not_weights
+from weights import find, read_json, read_safetensors, some, why_not_weights
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
 # settings that come with weights from elsewhere
 SIZES = "model n_layer n_head n_embd block_size fixed_positions n_kv_head head_dim n_inner rope_theta".split()
+THINKING = "thinking.safetensors"  # beside exported weights, those that no other program knows
 TOKEN_ROWS = "wte.weight", "embed_tokens.weight", "lm_head.weight"  # matrices with a row for each token
 MOST_PARAMETERS = 20 * 10**9  # of which each takes 16 bytes in training: to fill a memory in silence is no answer
 FORMAT = 4  # of checkpoints; to be raised when older programs or files will not do any more
@@ -86,6 +87,14 @@ def source_tokenizer(source):
     return load_tokenizer(source) if is_llama(source) else make_tokenizer("gpt2")
 
 
+def exported_thinking(source):
+    """How weights from elsewhere think, {setting: value}, as export.py notes it in config.json; {} if nobody says."""
+    path = find(source)[1]
+    config = read_json(path) if path else {}
+    its = {name: config[name] for name in Coconut.SETTINGS if isinstance(config, dict) and name in config}
+    return {name: check(TrainConfig, name, value, path) for name, value in its.items()}
+
+
 def say_how_it_thought(source, its, cfg):
     """What weights have been trained to think with, {setting: value}, where that is not how they go on."""
     for name in Coconut.SETTINGS:
@@ -114,7 +123,7 @@ def pretrained_model(source, cfg, tok):
                 own[name][: len(its[name])] = its[name]
         return model, cfg
     path, llama = find(source)[1], is_llama(source)
-    say_how_it_thought(source, read_json(path) if path else {}, cfg)  # as export.py writes it
+    say_how_it_thought(source, exported_thinking(source), cfg)
     model = (Llama if llama else GPT).from_pretrained(source, cfg.dropout)
     found, wanted, its = model.config.vocab_size, tok.n_vocab, ("source",) if llama else ("source", "gpt2")
     known = 1 + max({*range(wanted)} - {*tok.added})
@@ -132,7 +141,19 @@ def pretrained_model(source, cfg, tok):
         setattr(model.config, name, getattr(cfg, name))
     model.config.pause = tok.encode_single_token(PAUSE)
     model.equip()
+    load_thinking(model, path and os.path.join(os.path.dirname(path), THINKING))
     return model, dataclasses.replace(cfg, **sizes(model))
+
+
+def load_thinking(model, path):
+    """Take the weights with which an exported model thinks (path may be None), as far as it goes on with the same."""
+    if path and os.path.exists(path):
+        found, own = read_safetensors(path), model.state_dict()
+        fits = {k: k.startswith(Coconut.OWN) and k in own and own[k].shape == t.shape for k, t in found.items()}
+        other = [k for k in found if not fits[k]]
+        if other:
+            print(f"{path}: left out, since this model thinks otherwise: {some(other)}")
+        model.load_state_dict({k: t for k, t in found.items() if fits[k]}, strict=False)
 
 
 def find_checkpoint(path):

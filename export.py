@@ -16,7 +16,7 @@ import sys
 
 import tiktoken
 
-from checkpoint import find_checkpoint, load_checkpoint
+from checkpoint import THINKING, find_checkpoint, load_checkpoint
 from coconut import Coconut
 from config import UserError, cli
 from hf_tokenizer import byte_letters, split_pair, write_tokenizer_json
@@ -137,7 +137,7 @@ def main(argv):
     (export_llama if cfg.model == "llama" else export_gpt2)(model, tok, folder)
     own = parted(model)[1]
     if own:
-        write_safetensors(os.path.join(folder, "thinking.safetensors"), own)
+        write_safetensors(os.path.join(folder, THINKING), own)
     print(f"{folder}: {', '.join(sorted(os.listdir(folder)))}")
 
 

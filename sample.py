@@ -27,7 +27,14 @@ import torch
 from torch.nn import functional as F
 
 import data
-from checkpoint import find_checkpoint, load_checkpoint, pick_device, pretrained_model, source_tokenizer
+from checkpoint import (
+    exported_thinking,
+    find_checkpoint,
+    load_checkpoint,
+    pick_device,
+    pretrained_model,
+    source_tokenizer,
+)
 from config import UserError, cli, option, parse
 from curriculum import count, make_prompt, split
 from evaluate import find_answer, most_thoughts, right_answer, solve
@@ -70,7 +77,8 @@ def load(args):
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
         tok, method = source_tokenizer(args.init_from), "coconut" if args.latent else "cot"
-        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method), tok)
+        its = exported_thinking(args.init_from) | {"stop": ""}
+        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method, **its), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
     path = find_checkpoint(args.out_dir or latest_run())

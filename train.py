@@ -25,7 +25,15 @@ import torch
 import batches
 import data
 import parallel
-from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, pretrained_model, source_tokenizer
+from checkpoint import (
+    exported_thinking,
+    find_checkpoint,
+    is_ours,
+    load_checkpoint,
+    pick_device,
+    pretrained_model,
+    source_tokenizer,
+)
 from config import UserError, cli, parse
 from curriculum import for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
@@ -194,7 +202,8 @@ def evaluate_only(cfg):
             whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
             raise UserError(f"{path}: {whose} tokens only, but {cfg.given['tokenizer']} is another")
         pieces, saved = [to_text(tok)] if tok.name == "source" else [], None
-        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer=tok.name), tok)
+        its = {name: value for name, value in exported_thinking(path).items() if name not in cfg.given}
+        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer=tok.name, **its), tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces) if pieces else (0, [])
     if unknown:

@@ -688,10 +688,13 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
         for argv in (["out/parts"], ["--init_from=exported"], ["--init_from=exported/model.safetensors"])
     )
     assert theirs[0] == theirs[1]
-    if feedback == "last":  # what is fed back is no part of what Hugging Face keeps
-        assert ours["writes"] == theirs[0]["writes"]
-    evaluated = says(train.main, "--eval_only=exported", "--data_dir=data", "--max_new_tokens=3", "--c_thought=2")
-    assert "on 8 problems, 3.0 tokens and 4.0 thoughts each" in evaluated
+    assert ours["writes"] == theirs[0]["writes"] and ours["thoughts"] == theirs[0]["thoughts"]
+    evaluate = "--eval_only=exported", "--data_dir=data", "--max_new_tokens=3", "--c_thought=2"
+    evaluated = says(train.main, *evaluate)
+    assert "on 8 problems, 3.0 tokens and 4.0 thoughts each" in evaluated and "was trained" not in evaluated
+    otherwise = says(train.main, *evaluate, "--feedback=embedding")
+    assert f"was trained to think with feedback={feedback}, and goes on with embedding" in otherwise
+    assert ("thinking.safetensors: left out" in otherwise) == (feedback == "gate")
     on = run_to_the_end([*flags[:1], *SMALL, "--init_from=out/parts", "--steps=1", "--out_dir=out/on"])
     assert on.model.config.qk_norm == model.config.qk_norm and on.model.config.tie == model.config.tie
     said = f"was trained to think with feedback={feedback}, and goes on with last"
