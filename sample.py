@@ -1,6 +1,10 @@
 """
 Ask a trained model, and look into its thoughts: norm, cosine to the one before, and the tokens they are closest to.
 
+Those are the tokens that the head would choose if the thought were a last hidden state. It is one if that is what is
+fed back (--feedback=last), and soft and members are sums of embeddings, from which the head reads what is in them. Of
+other thoughts (layer:-2, embedding, projection) the head has learned nothing: their tokens say little.
+
 A whole file of questions, measured: train.py --eval_only and analyze.py.
 
     python sample.py                                       # the latest run, a few questions of its test file
