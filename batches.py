@@ -80,9 +80,9 @@ def micro_batches(rows, cfg):
     if not (cfg.micro_batch_size or cfg.micro_batch_tokens):
         yield rows
         return
-    micro, limit, width = [], cfg.micro_batch_size or len(rows), (0, 0, 0)
+    micro, limit, width = [], cfg.micro_batch_size or len(rows), size(rows[0])
     for row in sorted(rows, key=size):
-        wider = tuple(map(max, width, size(row)))
+        wider = tuple(map(max, width, size(row))) if micro else size(row)
         if micro and (len(micro) == limit or 0 < cfg.micro_batch_tokens < sum(wider) * (len(micro) + 1)):
             yield micro
             micro, wider = [], size(row)
@@ -91,8 +91,9 @@ def micro_batches(rows, cfg):
 
 
 def size(row):
-    """Lengths of prefix, thoughts and suffix."""
-    return len(row.prefix), row.n, len(row.suffix)
+    """Lengths of prefix, thoughts and suffix, of its teacher's, too, and of what it shares with other rows."""
+    own = len(row.shared), len(row.prefix), row.n, len(row.suffix)
+    return own + size(row.teacher) if row.teacher else own
 
 
 NOTHING, ANYTHING = -1, -2  # no further token in a set of targets; a state that may predict whatever it likes

@@ -351,13 +351,16 @@ def test_micro_batches_keep_to_their_limits():
     """Catches rows that are lost, and micro-batches that are larger than what was asked for."""
     g = np.random.default_rng(0)
     rows = [Row([0] * g.integers(1, 50), int(g.integers(0, 6)), [i] * g.integers(1, 20), []) for i in range(200)]
-    for size, tokens in (0, 0), (16, 0), (0, 300), (3, 300):
+    taught = [row._replace(teacher=row._replace(n=0, suffix=[0] * g.integers(20, 40))) for row in rows]
+    for some, size, tokens in (rows, 0, 0), (rows, 16, 0), (rows, 0, 300), (rows, 3, 300), (taught, 0, 500):
         cfg = TrainConfig(micro_batch_size=size, micro_batch_tokens=tokens)
-        parts = list(batches.micro_batches(rows, cfg))
+        parts = list(batches.micro_batches(some, cfg))
         assert sorted(row.suffix[0] for part in parts for row in part) == list(range(200))
         for part in parts:
             assert len(part) <= (cfg.micro_batch_size or 200)
-            width = sum(max(lengths) for lengths in zip(*map(batches.size, part)))
+            batch = batches.collate(part)
+            read = [x for x in (batch, batch.teacher) if x]
+            width = sum(x.prefix.size(1) + int(x.n.max()) + x.suffix.size(1) for x in read)
             assert not cfg.micro_batch_tokens or width * len(part) <= cfg.micro_batch_tokens
         assert len(parts) < 80 or cfg.micro_batch_size == 3
 
