@@ -29,9 +29,7 @@ class ThinkingConfig:
     thought_positions: str = "none"  # thoughts differ by their places only; "learned": by vectors; "shared": not at all
     stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
     passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
-    in_place: bool = (
-        False  # a pass makes thought i from its own states (LOTUS), not from those at thought i - 1 (PCCoT)
-    )
+    in_place: bool = False  # a pass makes thought i from its own states (LOTUS); else from those before (PCCoT)
     pause: int = 0  # the number of <pause>, as which all thoughts begin if there are passes
     # how to train it, no part of the model: no gradient goes into a row's thoughts but the last so many; None: all
     backprop_thoughts: int | None = None
