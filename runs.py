@@ -59,7 +59,7 @@ class Job:
 
     def is_finished(self):
         """Whether it has ended before. If something is amiss, such as other settings, train.py will say so."""
-        free = {*Run.FREE, "given", *(SIZES if self.cfg.init_from != "scratch" else ())} - {"data_dir"}
+        free = {*Run.FREE, "given", "left_out", *(SIZES if self.cfg.init_from != "scratch" else ())} - {"data_dir"}
         try:
             saved, log = vars(load_checkpoint(self.checkpoint)[1]), read_log(self.log)
         except (UserError, OSError):

@@ -12,6 +12,9 @@ from losses import parse_losses
 
 # settings that only one of the base models has
 ONLY = {"gpt2": ("init", "fixed_positions"), "llama": ("n_kv_head", "head_dim", "n_inner", "rope_theta")}
+# what a method that does not think has no use for, and which of the losses
+THINKING = {"stop": "", "passes": 0, "in_place": False, "feedback": "last", "thought_positions": "none"}
+THINKING_LOSSES = {"thoughts", "members", "decoder", "stop", "ponder"}
 
 
 @dataclass
@@ -142,6 +145,17 @@ class TrainConfig:
     seed: int = option(1, "decides the initial weights and the order of the data", least=0, most=2**63)
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
+    @staticmethod
+    def suit(file, flags):
+        """A config file's settings; if the command line has a method that does not think, without those of thinking.
+
+        So a baseline is one --method=... away from any config. (What the command line itself says must suit.)
+        """
+        if METHODS[flags.get("method", "coconut")].instead == "thought":
+            return file
+        losses = tuple(loss for loss in file.get("losses", ()) if loss.partition(":")[0] not in THINKING_LOSSES)
+        return {k: losses or ("ce",) if k == "losses" else v for k, v in file.items() if k not in THINKING}
+
     def __post_init__(self):
         for name, value in ({"passes": 0, "in_place": False} | METHODS[self.method].settings).items():
             if getattr(self, name) in (None, ""):
@@ -166,9 +180,8 @@ class TrainConfig:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         losses = losses_of(self).keys()
         if METHODS[self.method].instead != "thought":
-            thinking = {"stop": "", "passes": 0, "feedback": "last", "thought_positions": "none"}
-            idle = [f"{k}={getattr(self, k)}" for k, nothing in thinking.items() if getattr(self, k) != nothing]
-            idle += ["losses=decoder"] * ("decoder" in losses)
+            idle = [f"{k}={getattr(self, k)}" for k, nothing in THINKING.items() if getattr(self, k) != nothing]
+            idle += [f"losses={name}" for name in losses if name in THINKING_LOSSES]
             if idle:
                 raise UserError(f"{idle[0]}: method={self.method} does not think")
         if {"stop", "ponder"} & losses and not self.stop:

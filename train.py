@@ -219,6 +219,8 @@ def evaluate_only(cfg):
 def train(cfg, argv):
     """The whole run, or the rest of it, and its test; returns 130 if it was interrupted."""
     run = Run(cfg)
+    if cfg.left_out:
+        print(f"left out, since method={cfg.method} does not think: {', '.join(cfg.left_out)}")
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")
 

@@ -2,13 +2,18 @@
 Bad input: one line that helps, exit code 2.
 """
 
+import glob
 import json
+import os
 
 import pytest
-from helpers import PROBLEM, fails
+from helpers import HERE, PROBLEM, fails
 
 import sample
 import train
+from config import UserError, parse
+from curriculum import METHODS, losses_of
+from settings import TrainConfig
 
 LONG = {"question": "a" + " a" * 79, "steps": ["c", "d e", "f"], "answer": "g"}
 
@@ -125,3 +130,37 @@ def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
     assert "no such checkpoint in the current folder" in fails(sample.main, [], capsys, monkeypatch)
     (tmp_path / "ckpt.pt").write_text("not a checkpoint")
     assert "ckpt.pt: not a checkpoint" in fails(sample.main, ["--out_dir=."], capsys, monkeypatch)
+
+
+CONFIGS = sorted(glob.glob(os.path.join(HERE, "configs", "*.py")))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_is_one_flag_away_from_every_config(method):
+    """Catches a baseline that a config cannot be changed into, since it says how to think."""
+    for path in CONFIGS:
+        try:
+            cfg = parse(TrainConfig, [path, f"--method={method}"], "", takes_file=True)
+        except UserError as e:  # given thoughts and a head that stops are for thoughts in turn
+            assert METHODS[method].settings.get("passes") and "one after the other" in str(e)
+            continue
+        if METHODS[method].instead != "thought":
+            assert (cfg.feedback, cfg.stop) == ("last", "") and "ce" in losses_of(cfg)
+            file = parse(TrainConfig, [path], "", takes_file=True)
+            assert any("feedback" in left for left in cfg.left_out) == (file.feedback != "last")
+            assert cfg.steps == file.steps and cfg.lr == file.lr
+
+
+def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
+    """Catches a setting that silently does nothing."""
+    monkeypatch.chdir(tmp_path)
+    for path, text in splits("data", PROBLEM).items():
+        os.makedirs("data", exist_ok=True)
+        open(path, "w").write(text)
+    open("soft.py", "w").write('feedback = "soft"\nlosses = ("ce:2", "thoughts")\nthought_targets = "steps"\n')
+    flags = ["--data_dir=data", "--steps=1", "--n_layer=1", "--n_head=1", "--n_embd=8", "--device=cpu"]
+    train.main(["soft.py", "--method=no_cot", *flags])
+    said = "left out, since method=no_cot does not think: feedback = 'soft', losses = ('ce:2', 'thoughts')"
+    assert said in capsys.readouterr().out
+    error = fails(train.main, ["soft.py", "--method=no_cot", "--feedback=soft", *flags], capsys, monkeypatch)
+    assert "feedback=soft: method=no_cot does not think" in error
