@@ -10,12 +10,19 @@ import re
 from collections import Counter
 
 import pytest
-from helpers import HERE, TINY, command, fails
+import torch
+from helpers import HERE, TINY, command, fails, run_to_the_end
 
+import batches
 import data
 import prepare_arithmetic
+import sample
+import train
 from config import parse
+from feedback import known
+from losses import member_of
 from settings import TrainConfig
+from test_latent import assert_close
 from tokenizer import make_tokenizer
 
 SPLITS = "train", "valid", "test"
@@ -106,6 +113,28 @@ def test_it_is_trained_as_a_user_would(tmp_path):
     sampled = command(tmp_path, "sample.py", "--count=1", "--json")
     (question,) = json.loads(sampled.stdout)["questions"]
     assert len(question["thoughts"]) == 5 and question["expected"] in "0123456"
+
+
+def test_soft_tokens_are_trained_evaluated_resumed_and_sampled(tmp_path, monkeypatch, capsys):
+    """Catches given thoughts that are other tokens than those that a step has, and a phase that is not resumed."""
+    monkeypatch.chdir(tmp_path)
+    prepare_arithmetic.main(["--train=60", "--valid=9", "--test=9"])
+    config, sizes = os.path.join(HERE, "configs", "arithmetic_soft.py"), ["--n_head=2", "--n_embd=16", "--device=cpu"]
+    flags = [config, *sizes, "--batch_size=4", "--steps=3,5", "--eval_every=4", "--log_every=1"]
+    whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(2, 6))
+    assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
+    assert open("out/whole/log.txt").read() == open("out/parts/log.txt").read()
+    (row,) = batches.training_rows(whole.problems["train"], [(0, 6)], whole.cfg, whole.tok, None, given=0)
+    sets = member_of(batches.collate([row]).targets[:, :-1], torch.zeros(whole.tok.n_vocab))
+    first, second = whole.problems["train"][0].steps[:2]  # of three tokens and four; each has four thoughts
+    thoughts, words = known(sets, whole.model)[0], whole.model.wte.weight
+    assert_close(thoughts[1:4], words[first], 1e-6)  # a token is fed back by the thought after the one that says it
+    assert_close(thoughts[5:9], words[second], 1e-6)
+    capsys.readouterr()
+    train.main(["--eval_only=out/parts"])
+    sample.main(["out/parts", "--count=1"])
+    assert "thought 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
