@@ -131,8 +131,8 @@ def collate(rows, device="cpu"):
 
     shared = [row.shared for row in rows]
     times = sum(x is shared[0] for x in shared)  # so many rows read one after the other what stands there once
-    if any(x is not shared[i - i % times] for i, x in enumerate(shared)):
-        times = 1
+    if len(rows) % times or any(x is not shared[i - i % times] for i, x in enumerate(shared)):
+        times = 1  # such as rows of a micro-batch that ends in the middle of a graph's questions
     shared, targets = shared[::times], None
     if rows[0].targets:
         sets = [[[ANYTHING] if found is None else found or [NOTHING] for found in row.targets] for row in rows]

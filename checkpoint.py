@@ -12,6 +12,7 @@ import torch
 import parallel
 from coconut import Coconut
 from config import UserError, check, first_line
+from curriculum import METHODS
 from hf_tokenizer import load_tokenizer
 from init import induction
 from llama import Llama, LlamaConfig, is_llama
@@ -19,7 +20,7 @@ from model import GPT, GPTConfig
 from settings import TrainConfig
 from textfile import no_such, ours
 from tokenizer import PAUSE, make_tokenizer
-from weights import find, read_json, read_safetensors, some, why_not_weights
+from weights import find, find_beside, read_json, read_safetensors, some, why_not_weights
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
 # settings that come with weights from elsewhere
@@ -87,8 +88,11 @@ def source_tokenizer(source):
     return load_tokenizer(source) if is_llama(source) else make_tokenizer("gpt2")
 
 
-def exported_thinking(source):
-    """How weights from elsewhere think, {setting: value}, as export.py notes it in config.json; {} if nobody says."""
+def its_thinking(source):
+    """How weights were trained to think, {setting: value}: export.py notes it, a checkpoint has it; {}: nobody says."""
+    source = find_checkpoint(source)
+    if is_ours(source):
+        return {name: getattr(load_checkpoint(source)[1], name) for name in Coconut.SETTINGS}
     path = find(source)[1]
     config = read_json(path) if path else {}
     its = {name: config[name] for name in Coconut.SETTINGS if isinstance(config, dict) and name in config}
@@ -97,7 +101,7 @@ def exported_thinking(source):
 
 def say_how_it_thought(source, its, cfg):
     """What weights have been trained to think with, {setting: value}, where that is not how they go on."""
-    for name in Coconut.SETTINGS:
+    for name in Coconut.SETTINGS if METHODS[cfg.method].instead == "thought" else ():
         ours = getattr(cfg, name)
         if its.get(name, ours) != ours:
             print(f"{source} was trained to think with {name}={its[name] or None}, and goes on with {ours or None}")
@@ -122,8 +126,8 @@ def pretrained_model(source, cfg, tok):
             else:
                 own[name][: len(its[name])] = its[name]
         return model, cfg
-    path, llama = find(source)[1], is_llama(source)
-    say_how_it_thought(source, exported_thinking(source), cfg)
+    llama, thinks = is_llama(source), its_thinking(source)
+    say_how_it_thought(source, thinks, cfg)
     model = (Llama if llama else GPT).from_pretrained(source, cfg.dropout)
     found, wanted, its = model.config.vocab_size, tok.n_vocab, ("source",) if llama else ("source", "gpt2")
     known = 1 + max({*range(wanted)} - {*tok.added})
@@ -141,19 +145,21 @@ def pretrained_model(source, cfg, tok):
         setattr(model.config, name, getattr(cfg, name))
     model.config.pause = tok.encode_single_token(PAUSE)
     model.equip()
-    load_thinking(model, path and os.path.join(os.path.dirname(path), THINKING))
+    if thinks:
+        load_thinking(model, source)
     return model, dataclasses.replace(cfg, **sizes(model))
 
 
-def load_thinking(model, path):
-    """Take the weights with which an exported model thinks (path may be None), as far as it goes on with the same."""
-    if path and os.path.exists(path):
-        found, own = read_safetensors(path), model.state_dict()
-        fits = {k: k.startswith(Coconut.OWN) and k in own and own[k].shape == t.shape for k, t in found.items()}
-        other = [k for k in found if not fits[k]]
-        if other:
-            print(f"{path}: left out, since this model thinks otherwise: {some(other)}")
-        model.load_state_dict({k: t for k, t in found.items() if fits[k]}, strict=False)
+def load_thinking(model, source):
+    """Take the weights with which an exported model thinks, as far as it goes on with the same; else say so."""
+    path, own = find_beside(source, THINKING), {k for k in model.state_dict() if k.startswith(Coconut.OWN)}
+    found, shapes = read_safetensors(path) if path else {}, {k: t.shape for k, t in model.state_dict().items()}
+    fitting = {k: t for k, t in found.items() if k in own and t.shape == shapes[k]}
+    if fitting.keys() < found.keys():
+        print(f"{path}: left out, since this model thinks otherwise: {some(found.keys() - fitting.keys())}")
+    if fitting.keys() < own:
+        print(f"{source}: these begin anew: {some(sorted(own - fitting.keys()))}")
+    model.load_state_dict(fitting, strict=False)
 
 
 def find_checkpoint(path):

@@ -124,7 +124,7 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     places: the settings that may come without their names, in this order. The instance's `given` says which settings
     are not left at their defaults: {name: "--name", or "name in FILE"}. UserError for anything that is not understood;
     `--help` prints doc and the settings, and exits. cls.suit(the file's settings, those of the command line), if there
-    is such a method, returns what is taken from the file; `left_out` names what is not.
+    is such a method, returns what is taken from the file, and what is not, to be named: [text, ...], in `left_out`.
     """
     kinds, file, flags, argv, several = typing.get_type_hints(cls), None, {}, list(argv), ""
     while argv:
@@ -158,9 +158,9 @@ def parse(cls, argv, doc, takes_file=False, places=()):
         flags[name] = check(cls, name, value, "command line")
         several = f"--{name}={text.rstrip(',')}" * (typing.get_origin(kinds[name]) is tuple)
     found = read_config_file(cls, file) if file else {}
-    settings = cls.suit(found, flags) if hasattr(cls, "suit") else found
+    settings, left_out = cls.suit(found, flags) if hasattr(cls, "suit") else (found, [])
     cfg = cls(**{**settings, **flags})
-    cfg.left_out = [f"{k} = {v!r}" for k, v in found.items() if k not in flags and getattr(cfg, k) != v]
+    cfg.left_out = left_out
     cfg.given = {name: f"{name} in {file}" for name in settings} | {name: f"--{name}" for name in flags}
     return cfg
 

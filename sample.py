@@ -32,8 +32,8 @@ from torch.nn import functional as F
 
 import data
 from checkpoint import (
-    exported_thinking,
     find_checkpoint,
+    its_thinking,
     load_checkpoint,
     pick_device,
     pretrained_model,
@@ -81,8 +81,8 @@ def load(args):
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
         tok, method = source_tokenizer(args.init_from), "coconut" if args.latent else "cot"
-        its = exported_thinking(args.init_from) | {"stop": ""}
-        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method, **its), tok)
+        thinks = its_thinking(args.init_from) | {"stop": ""} if args.latent else {}  # nobody says how many at most
+        model, cfg = pretrained_model(args.init_from, TrainConfig(tokenizer=tok.name, method=method, **thinks), tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
     path = find_checkpoint(args.out_dir or latest_run())

@@ -147,14 +147,26 @@ class TrainConfig:
 
     @staticmethod
     def suit(file, flags):
-        """A config file's settings; if the command line has a method that does not think, without those of thinking.
+        """(a config file's settings, without those that the command line's method has no use for; the names of these).
 
-        So a baseline is one --method=... away from any config. (What the command line itself says must suit.)
+        So a baseline is one --method=... away from any config. What the command line itself says must suit.
+        teacher_forcing stays in any case, since its length says how many phases there are.
         """
-        if METHODS[flags.get("method", "coconut")].instead == "thought":
-            return file
-        losses = tuple(loss for loss in file.get("losses", ()) if loss.partition(":")[0] not in THINKING_LOSSES)
-        return {k: losses or ("ce",) if k == "losses" else v for k, v in file.items() if k not in THINKING}
+        if flags.get("method") not in METHODS:
+            return file, []
+        method, losses, idle = METHODS[flags["method"]], file.get("losses", ()), {}  # idle: name: its idle value
+        if method.instead != "thought":
+            idle |= THINKING | {"rounds": (0,), "thought_targets": ""}
+            losses = [loss for loss in losses if loss.partition(":")[0] not in THINKING_LOSSES]
+        if flags["method"] != "simcot":
+            idle["decoder"] = "model"
+        if not TAUGHT & {loss.partition(":")[0] for loss in (*method.losses, *flags.get("losses", losses))}:
+            idle["teacher_writes"] = "without_last"
+        kept = {k: v for k, v in file.items() if k not in idle and k != "losses"}
+        kept |= {"losses": tuple(losses)} if losses else {}
+        given = {k: v for k, v in file.items() if k not in flags}
+        left_out = [f"{k}={v}" for k, v in given.items() if k in idle and v not in (None, idle[k])]
+        return kept, left_out + [f"the loss {loss}" for loss in given.get("losses", ()) if loss not in losses]
 
     def __post_init__(self):
         for name, value in ({"passes": 0, "in_place": False} | METHODS[self.method].settings).items():

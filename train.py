@@ -26,16 +26,16 @@ import batches
 import data
 import parallel
 from checkpoint import (
-    exported_thinking,
     find_checkpoint,
     is_ours,
+    its_thinking,
     load_checkpoint,
     pick_device,
     pretrained_model,
     source_tokenizer,
 )
 from config import UserError, cli, parse
-from curriculum import for_stage, stages
+from curriculum import METHODS, for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
 from settings import TrainConfig
@@ -202,7 +202,10 @@ def evaluate_only(cfg):
             whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
             raise UserError(f"{path}: {whose} tokens only, but {cfg.given['tokenizer']} is another")
         pieces, saved = [to_text(tok)] if tok.name == "source" else [], None
-        its = {name: value for name, value in exported_thinking(path).items() if name not in cfg.given}
+        its = its_thinking(path) if METHODS[cfg.method].instead == "thought" else {}
+        its = {name: value for name, value in its.items() if name not in cfg.given}
+        if cfg.passes:
+            its["stop"] = ""  # that would need thoughts one after the other
         model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer=tok.name, **its), tok)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces) if pieces else (0, [])
@@ -220,7 +223,7 @@ def train(cfg, argv):
     """The whole run, or the rest of it, and its test; returns 130 if it was interrupted."""
     run = Run(cfg)
     if cfg.left_out:
-        print(f"left out, since method={cfg.method} does not think: {', '.join(cfg.left_out)}")
+        print(f"left out, since method={cfg.method} has no use for it: {', '.join(cfg.left_out)}")
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")
 

@@ -178,6 +178,21 @@ def find_online(url, revision):
     raise UserError(f"{url}: none of {', '.join(FILES)} is there")
 
 
+def find_beside(source, name):
+    """The path of another file beside the weights, source as in find; None if it is not there."""
+    source = on_hub(source)
+    if source.startswith("hf:"):
+        repo, _, revision = source[3:].partition("@")
+        try:
+            return download(f"{HUB}/{repo}/resolve/{revision or 'main'}/{name}")
+        except UserError as e:
+            if "answers 404" not in str(e):
+                raise
+            return None
+    path = os.path.join(source if os.path.isdir(source) else os.path.dirname(source), name)
+    return path if os.path.exists(path) else None
+
+
 def read_json(path):
     text = read_text(path)
     try:

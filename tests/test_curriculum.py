@@ -365,6 +365,17 @@ def test_micro_batches_keep_to_their_limits():
         assert len(parts) < 80 or cfg.micro_batch_size == 3
 
 
+@pytest.mark.parametrize("sizes", [(8, 4), (8, 8, 4), (4, 8), (8, 8), (1, 3)])
+def test_each_question_reads_its_own_graph(sizes):
+    """Catches a micro-batch that ends among the questions about a graph: others would be asked about it."""
+    shared = [[10 + i] * (i + 2) for i in range(len(sizes))]
+    rows = [Row([i], 0, [1], [1], shared=shared[i]) for i, size in enumerate(sizes) for _ in range(size)]
+    batch = batches.collate(rows)
+    read = batch.shared.repeat_interleave(len(rows) // len(batch.shared), 0)  # as losses.py repeats the past
+    assert len(read) == len(rows)
+    assert read[:, 0].tolist() == [10 + row.prefix[0] for row in rows]
+
+
 def test_single_stage_methods_train_as_long_as_the_curriculum():
     """Catches baselines that get more or fewer steps than the method that they are compared with."""
     here = HERE

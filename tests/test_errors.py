@@ -148,6 +148,7 @@ def test_every_method_is_one_flag_away_from_every_config(method):
             assert (cfg.feedback, cfg.stop) == ("last", "") and "ce" in losses_of(cfg)
             file = parse(TrainConfig, [path], "", takes_file=True)
             assert any("feedback" in left for left in cfg.left_out) == (file.feedback != "last")
+            assert not cfg.thought_targets and cfg.rounds == (0,)
             assert cfg.steps == file.steps and cfg.lr == file.lr
 
 
@@ -157,10 +158,18 @@ def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
     for path, text in splits("data", PROBLEM).items():
         os.makedirs("data", exist_ok=True)
         open(path, "w").write(text)
+    open("one.py", "w").write(
+        'method = "simcot"\ndecoder = "head"\nteacher_writes = "all"\nlosses = ("ce", "teacher")\n'
+    )
+    assert parse(TrainConfig, ["one.py", "--method=no_cot"], "", takes_file=True).left_out == ["decoder=head"]
+    found = parse(TrainConfig, ["one.py", "--method=coconut", "--losses=ce"], "", takes_file=True)
+    assert found.left_out == ["decoder=head", "teacher_writes=all"]
+    open("none.py", "w").write("passes = None\nfeedback = 'last'\n")
+    assert not parse(TrainConfig, ["none.py", "--method=cot"], "", takes_file=True).left_out
     open("soft.py", "w").write('feedback = "soft"\nlosses = ("ce:2", "thoughts")\nthought_targets = "steps"\n')
     flags = ["--data_dir=data", "--steps=1", "--n_layer=1", "--n_head=1", "--n_embd=8", "--device=cpu"]
     train.main(["soft.py", "--method=no_cot", *flags])
-    said = "left out, since method=no_cot does not think: feedback = 'soft', losses = ('ce:2', 'thoughts')"
+    said = "since method=no_cot has no use for it: feedback=soft, thought_targets=steps, the loss thoughts\n"
     assert said in capsys.readouterr().out
     error = fails(train.main, ["soft.py", "--method=no_cot", "--feedback=soft", *flags], capsys, monkeypatch)
     assert "feedback=soft: method=no_cot does not think" in error

@@ -695,6 +695,18 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
     otherwise = says(train.main, *evaluate, "--feedback=embedding")
     assert f"was trained to think with feedback={feedback}, and goes on with embedding" in otherwise
     assert ("thinking.safetensors: left out" in otherwise) == (feedback == "gate")
+    for plain in (
+        says(sample.main, "--init_from=exported", *ask[:2], "--max_new_tokens=5"),
+        says(train.main, *evaluate[:-1], "--method=no_cot"),
+    ):
+        assert "was trained to think" not in plain
+    folder = json.loads(says(sample.main, "--init_from=out/parts", *ask))["questions"][0]
+    assert folder["writes"] == ours["writes"]
+    if feedback != "soft":  # rows that no token has are not taken over, and a mean of all tokens changes a little
+        assert folder["thoughts"] == ours["thoughts"]
+    if feedback == "gate":
+        os.remove("exported/thinking.safetensors")
+        assert "exported: these begin anew: feedback." in says(train.main, *evaluate)
     on = run_to_the_end([*flags[:1], *SMALL, "--init_from=out/parts", "--steps=1", "--out_dir=out/on"])
     assert on.model.config.qk_norm == model.config.qk_norm and on.model.config.tie == model.config.tie
     said = f"was trained to think with feedback={feedback}, and goes on with last"
