@@ -4,8 +4,8 @@ Arithmetic with names, thought in soft tokens: from random weights to answers, n
     python prepare_arithmetic.py
     python train.py configs/arithmetic_soft.py
 
-Where arithmetic.py stays at chance, this gets through: each thought is told which token it stands for, and what is fed
-back is what the model would have said, sum_w p(w) E(w). So a thought is a word that nobody had to choose.
+What is fed back is what the model would have said, sum_w p(w) E(w), and after each thought it is told which token of the
+written steps comes next. So a thought is a word that nobody had to choose. (docs/methods.md has what else was tried.)
 """
 
 data_dir = "data/arithmetic"
@@ -19,12 +19,13 @@ answer_format = " # {}"
 
 method = "no_curriculum"
 max_latent_stage = 5  # the given number and four operations
-c_thought = 4  # a step is four tokens, such as " b", "+6", " =", " 3"
-markers = "none"  # the answer follows the last thought as it would follow the last step
+c_thought = 4  # a step is four tokens, " b", "+6", " =", " 3"; only the first, " a", " =", " 4", is three
+markers = "eot"  # the last thought predicts the last number, <eot> the answer
 feedback = "soft"
 losses = ("ce", "thoughts")
 thought_targets = "tokens"
-teacher_forcing = (1.0, 0.5)  # at first all thoughts are given, and learned at once; then half of the steps are its own
+teacher_forcing = (1.0, 0.5)  # at first all thoughts are given, and learned at once; then, in half of the training
+# steps, it thinks for itself
 init = "induction"  # definitions have to be looked up
 
 steps = (900, 300)

@@ -1,5 +1,5 @@
 """
-ProsQA at the paper's size, from random weights on a CPU, in symbols: a search in thoughts. 30 minutes of a core.
+ProsQA at the paper's size, from random weights on a CPU, in symbols: a search in thoughts.
 
     python prepare_prosqa.py --generate=30000 --symbols --test=1000
     python train.py configs/prosqa_scratch.py                # thoughts are sets of nodes
