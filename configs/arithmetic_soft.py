@@ -4,8 +4,8 @@ Arithmetic with names, thought in soft tokens: from random weights to answers, n
     python prepare_arithmetic.py
     python train.py configs/arithmetic_soft.py
 
-What is fed back is what the model would have said, sum_w p(w) E(w), and after each thought it is told which token of the
-written steps comes next. So a thought is a word that nobody had to choose. (docs/methods.md has what else was tried.)
+What is fed back is what the model would have said, sum_w p(w) E(w), and after each thought it is told which token of
+the written steps comes next. So a thought is a word that nobody had to choose. (What else was tried: docs/methods.md.)
 """
 
 data_dir = "data/arithmetic"
