@@ -1,14 +1,19 @@
 """What several test files use: problems in words, scripts run as a user would, and runs stopped at will."""
 
+import http.server
 import os
 import subprocess
 import sys
+import threading
+from contextlib import contextmanager
 
 import pytest
 import torch
 
 import data
+import hf_tokenizer
 import train
+import weights
 from config import cli, parse
 from run import Run
 from settings import TrainConfig
@@ -51,6 +56,26 @@ def command(cwd, script, *args, **kwargs):
     """Run one of the project's scripts in cwd as a user would."""
     path = os.path.join(HERE, script)
     return subprocess.run([sys.executable, path, *args], cwd=cwd, capture_output=True, text=True, timeout=100, **kwargs)
+
+
+@contextmanager
+def hub(folder, monkeypatch):
+    """A server on this machine in place of Hugging Face: owner/name/resolve/revision/file of a folder."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(folder))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        for module in weights, hf_tokenizer:
+            monkeypatch.setattr(module, "HUB", f"http://127.0.0.1:{server.server_port}")
+        monkeypatch.setenv("NANOCOCONUT_CACHE", os.path.join(folder, "cache"))
+        yield
+        server.shutdown()
 
 
 def hops_flags():

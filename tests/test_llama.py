@@ -5,16 +5,14 @@ The models are random and tiny; the file formats are the true ones. The last tes
 """
 
 import copy
-import http.server
 import importlib.util
 import json
 import os
 import random
-import threading
 
 import pytest
 import torch
-from helpers import HERE, fails, run_to_the_end
+from helpers import HERE, fails, hub, run_to_the_end
 from torch.nn import functional as F
 
 import analyze
@@ -349,20 +347,6 @@ def test_a_model_from_the_hub(tmp_path, monkeypatch):
     hf = random_hf("qwen3")
     hf.save_pretrained(folder)
     train_tokenizer("qwen", ["some text"]).save(str(folder / "tokenizer.json"))
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path / "hub"))
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    hub = f"http://127.0.0.1:{server.server_port}"
-    monkeypatch.setattr(weights, "HUB", hub)
-    monkeypatch.setattr(hf_tokenizer, "HUB", hub)
-    monkeypatch.setenv("NANOCOCONUT_CACHE", str(tmp_path / "cache"))
     pinned = {
         "repo": "me/small",
         "revision": "v1",
@@ -370,14 +354,14 @@ def test_a_model_from_the_hub(tmp_path, monkeypatch):
         "sha256": None,
     }
     monkeypatch.setitem(weights.PINNED, "small", pinned)
-    for source in "hf:me/small@v1", "small":
-        model = LlamaBase.from_pretrained(source)
-        assert torch.equal(model.norm.weight, hf.model.norm.weight)
-        assert load_tokenizer(source).decode(load_tokenizer(source).encode_ordinary("text")) == "text"
-    monkeypatch.setitem(weights.PINNED["small"], "size", 5)
-    with pytest.raises(UserError, match="expected 5"):
-        LlamaBase.from_pretrained("small")
-    server.shutdown()
+    with hub(tmp_path / "hub", monkeypatch):
+        for source in "hf:me/small@v1", "small":
+            model = LlamaBase.from_pretrained(source)
+            assert torch.equal(model.norm.weight, hf.model.norm.weight)
+            assert load_tokenizer(source).decode(load_tokenizer(source).encode_ordinary("text")) == "text"
+        monkeypatch.setitem(weights.PINNED["small"], "size", 5)
+        with pytest.raises(UserError, match="expected 5"):
+            LlamaBase.from_pretrained("small")
     for name in "smollm2-135m", "qwen2.5-0.5b", "qwen3-0.6b":
         assert weights.on_hub(name).startswith("hf:") and len(weights.on_hub(name).partition("@")[2]) == 40
 
@@ -643,7 +627,7 @@ SMALL = """--init_from=source --data_dir=data --steps=2,1 --batch_size=4 --eval_
 @pytest.mark.parametrize(
     "kind, unused, feedback", [("llama", 0, "last"), ("qwen2", 2, "gate"), ("qwen3 untied", 9, "soft")]
 )
-def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, source, capsys):
+def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, source, capsys, monkeypatch):
     """Catches a setting, a size or a tokenizer that is lost between training, going on, evaluating and exporting."""
     hf = source(kind, unused)
     flags = [os.path.join(HERE, "configs", CONFIGS[kind.split()[0]] + ".py"), *SMALL, f"--feedback={feedback}"]
@@ -704,6 +688,10 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
     assert folder["writes"] == ours["writes"]
     if feedback != "soft":  # rows that no token has are not taken over, and a mean of all tokens changes a little
         assert folder["thoughts"] == ours["thoughts"]
+    os.makedirs("hub/me/thinker/resolve")  # the same folder, but somebody has uploaded it
+    os.symlink(os.path.abspath("exported"), "hub/me/thinker/resolve/main")
+    with hub("hub", monkeypatch):
+        assert json.loads(says(sample.main, "--init_from=hf:me/thinker", *ask))["questions"][0] == theirs[0]
     if feedback == "gate":
         os.remove("exported/thinking.safetensors")
         assert "exported: these begin anew: feedback." in says(train.main, *evaluate)

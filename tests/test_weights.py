@@ -5,16 +5,15 @@ The models are random and tiny, the file formats are the true ones.
 """
 
 import argparse
-import http.server
 import importlib.util
 import json
 import os
 import random
 import struct
-import threading
 
 import pytest
 import torch
+from helpers import hub
 
 import data
 import export
@@ -118,18 +117,7 @@ def test_a_model_from_the_hub(form, tmp_path, monkeypatch):
     elif form == "bin":
         torch.save(state, folder / "pytorch_model.bin")
 
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args):
-            super().__init__(*args, directory=str(tmp_path))
-
-        def log_message(self, *args):
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(weights, "HUB", f"http://127.0.0.1:{server.server_port}")
-    monkeypatch.setenv("NANOCOCONUT_CACHE", str(tmp_path / "cache"))
-    try:
+    with hub(tmp_path, monkeypatch):
         if form == "nothing":
             with pytest.raises(UserError, match="none of model.safetensors"):
                 GPT.from_pretrained("hf:me/model@v1")
@@ -137,9 +125,6 @@ def test_a_model_from_the_hub(form, tmp_path, monkeypatch):
             assert torch.equal(logits_of(GPT.from_pretrained("hf:me/model@v1").eval()), logits_of(model))
         with pytest.raises(UserError, match="answers 404"):
             GPT.from_pretrained("hf:me/model@v2")
-    finally:
-        server.shutdown()
-        server.server_close()
 
 
 def test_heads_follow_from_openais_sizes(tmp_path):
