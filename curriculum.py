@@ -190,7 +190,9 @@ def make_row(problem, stage, cfg, tok, rng=None):
     (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
     losses, removed = losses_of(cfg), count(len(problem.steps), stage, cfg)[0]
     gone = problem.steps[:removed] if cfg.remove_from == "front" else problem.steps[len(problem.steps) - removed :]
-    meant = problem if cfg.remove_from == "front" else problem._replace(steps=gone)  # what thoughts stand for
+    # what thoughts stand for; and the step that is written next, if there is one: the last state stands before it
+    next_too = cfg.remove_from == "front" and stage <= cfg.max_latent_stage
+    meant = problem if next_too else problem._replace(steps=gone[: cfg.max_latent_stage])
     targets = make_targets(meant, n, cfg, tok) if cfg.thought_targets else []
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
     labels = [written[0] if cfg.peek else -100 for _ in eot] + written

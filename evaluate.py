@@ -104,10 +104,10 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
     model.eval()
     with torch.no_grad():
         loss = written_loss(model, problems, stage, cfg, tok)
-        hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else []
+        hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else {}
     model.train()
     return {
-        **{f"thought_{k + 1}": hit for k, hit in enumerate(hits)},
+        **{f"thought_{k}": hit for k, hit in hits.items()},
         "loss": loss,
         "accuracy": sum(answer == right for answer, right in answers) / len(problems),
         "number_accuracy": sum(bool(same_number(*pair)) for pair in answers) / len(problems),
@@ -132,9 +132,10 @@ def written_loss(model, problems, stage, cfg, tok):
 
 
 def thought_hits(model, problems, stage, cfg, tok):
-    """For the states after the question and each thought: how often, of all problems, their likeliest token is right.
+    """{number of a thought: how often, of all problems, the likeliest token of its state is right}.
 
-    Only where there is something to predict.
+    Only where there is something to predict. With thought_targets = "tokens" its state is the one *at* the thought,
+    otherwise the one before it, of which the thought is made.
     """
     device, hits = next(model.parameters()).device, []
     share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
@@ -147,7 +148,8 @@ def thought_hits(model, problems, stage, cfg, tok):
     hits = parallel.gather(hits)
     n_states = max(len(asked) for _, asked in hits)
     found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]
-    return [sum(hit) / len(hit) for hit in found if hit]
+    first = 0 if cfg.thought_targets == "tokens" else 1
+    return {k + first: sum(hit) / len(hit) for k, hit in enumerate(found) if hit}
 
 
 # ---------------------------------------------------------------- what one sees
