@@ -27,8 +27,8 @@ class Decoder(nn.Module):
         self.model.load_state_dict(weights, assign=True)
 
     def forward(self, model, thinking, batch):
-        if batch.steps is None:
-            return thinking.predicting.new_zeros(())
+        if batch.steps is None or (batch.steps < 0).all():  # nothing to write; a zero that has a gradient
+            return 0.0 * thinking.states.sum()
         (B, G, _), N = batch.steps.shape, thinking.fed.size(1)
         row, group = (batch.steps[..., 0] >= 0).nonzero(as_tuple=True)  # (M,) each
         thoughts = thinking.fed.view(B, G, N // G, -1)[row, group]  # (M, c, C)

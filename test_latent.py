@@ -814,8 +814,10 @@ def test_the_decoder_writes_steps_from_thoughts(tiny):
     for a, b in zip(ours, theirs):
         assert_close(a, b, 1e-10)
     assert any(a.any() for a in ours[: len(list(model.parameters()))])
-    total, count = objective(collate([row._replace(steps=[]) for row in ROWS_WITH_STEPS]))["decoder"]
-    assert (total, count) == (0, 0)
+    for nothing in [], [[], [], []]:  # no thoughts at all, or such as stand for nothing
+        total, count = objective(collate([row._replace(steps=nothing) for row in ROWS_WITH_STEPS]))["decoder"]
+        assert (total, count) == (0, 0)
+        total.backward()  # a batch's only loss has to have a gradient
 
 
 ROWS_WITH_TEACHER = [
