@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from config import UserError
 from curriculum import METHODS, for_stage, make_row, mixed_stages
 from graphs import augment, more_questions, read_graph
 
@@ -71,6 +72,9 @@ def training_rows(problems, chosen, cfg, tok, rng, given=None):
             shared = asked[0].question[: -len(read_graph(asked[0].question, cfg, tok)[2])]
             asked += more_questions(asked[0], cfg.questions - 1, cfg, tok, rng)
         for row in (make_row(problem, stage, cfg, tok, rng) for problem in asked):
+            needed = len(row.prefix) + row.n + len(row.suffix)
+            if needed > cfg.block_size:  # load() has seen the questions in the file, but not what is drawn
+                raise UserError(f"a question drawn about example {i} takes {needed} positions: raise block_size")
             rows.append(row._replace(shared=shared, prefix=row.prefix[len(shared) :], given=given))
     return rows
 

@@ -19,6 +19,7 @@ import numpy as np
 
 from config import UserError
 from curriculum import Problem, make_row
+from graphs import check_graph
 from textfile import no_such, ours, read_text
 from tokenizer import EOS, PATTERNS
 
@@ -228,7 +229,12 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
     most = np.diff(problems.bounds[first]) + 2 + n_thoughts  # all steps and all thoughts
     for i in np.flatnonzero(most > cfg.block_size):
         for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
-            prefix, n, suffix, *_ = make_row(problems[i], stage, cfg, tok)
+            row = make_row(problems[i], stage, cfg, tok)
+            prefix, n, suffix, *_ = row
+            decoded = max((cfg.c_thought + len(text) for text in row.steps), default=0)
+            if decoded > cfg.block_size:
+                needed = f"a decoder reads {decoded} positions, but block_size is {cfg.block_size}"
+                raise UserError(f"{path}: example {i} is too long: to write a step from its thoughts {needed}")
             n = max(n, cfg.c_thought * min(stage, last)) if cfg.stop else n
             if len(prefix) + n + len(suffix) > cfg.block_size:
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
@@ -238,6 +244,15 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
                     what = f"{len(unknown):,} of its {cfg.tokenizer} are not in train.json"
                     needed = f"block_size is {cfg.block_size}; {what}, and are spelt in bytes: {name_some(unknown)}"
                 raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
+
+
+def check_graphs(problems, cfg, tok, path):
+    """UserError unless the setting `names` fits the problems, as far as the first 1,000 show."""
+    for i, problem in enumerate(islice(problems, 1000)):
+        try:
+            check_graph(problem, cfg, tok)
+        except UserError as e:
+            raise UserError(f"{path}: example {i}: {e}") from None
 
 
 def write_splits(cfg, draw):

@@ -6,6 +6,7 @@ What is measured with it, and shown: analyze.py. How such questions are made: pr
 
 import re
 from functools import lru_cache
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -160,7 +161,7 @@ def is_name(names, tok):
 def read_graph(question, cfg, tok):
     """(edges (E, 2), separator [token] or [], the rest (R,)) of a question in tokens.
 
-    UserError if it does not begin with names, in pairs.
+    UserError if it does not begin with names, in pairs, with the same token or none after each.
     """
     question = np.array(question)
     named = is_name(cfg.names, tok)[question]
@@ -173,12 +174,40 @@ def read_graph(question, cfg, tok):
     of_edges = [named[i::width][: len(named[width - 1 :: width])] for i in (0, 1)]
     n_edges = int(np.argmin([*(of_edges[0] & of_edges[1]), False]))
     edges = question[: width * n_edges].reshape(-1, width)
+    after = [tok.decode([t]) for t in dict.fromkeys(edges[:, 2:].ravel().tolist())]
+    if len(after) > 1:
+        raise UserError(
+            f"names = {cfg.names!r}: expected the same after each edge, found {after[0]!r} and {after[1]!r}"
+        )
     return edges[:, :2], edges[:1, 2:].ravel().tolist(), question[width * n_edges :]
 
 
 def root_of(asked, cfg, tok):
-    """The root is the last name in what follows the edges."""
-    return int(asked[is_name(cfg.names, tok)[asked]][-1])
+    """The root is the last name in what follows the edges; UserError if there is no name."""
+    named = asked[is_name(cfg.names, tok)[asked]]
+    if not len(named):
+        raise UserError(
+            f"names = {cfg.names!r}: expected the root at the end, found {tok.decode(asked.tolist())!r:.60}"
+        )
+    return int(named[-1])
+
+
+def check_graph(problem, cfg, tok):
+    """UserError if a problem's question is no graph, or if its nodes could not be renamed wherever they stand."""
+    edges, _, asked = read_graph(problem.question, cfg, tok)
+    nodes = {tok.decode([t]).strip(): t for t in edges.ravel().tolist()}
+    for token in chain(problem.question, *problem.steps, problem.answer):
+        node = nodes.get(tok.decode([token]).strip(), token)
+        if node != token:
+            two = f"{tok.decode([node])!r} and {tok.decode([token])!r} are two tokens for one node"
+            raise UserError(
+                f"names = {cfg.names!r}: {two}: expected {{}} after the same in all formats, such as ' {{}}'"
+            )
+    root = root_of(asked, cfg, tok)
+    if root not in edges[:, 0]:
+        raise UserError(
+            f"names = {cfg.names!r}: expected the root as the last name, but no edge leaves {tok.decode([root])!r}"
+        )
 
 
 def walks(question, n, cfg, tok):
@@ -207,23 +236,30 @@ def write_edges(edges, separator):
 def more_questions(problem, n, cfg, tok, rng):
     """n other questions about the same graph: which of two nodes is below the root, and which is not?
 
-    Roots with much below them come more often: there is more to look up. UserError if the question does not name two
-    candidates and a root.
+    Roots with much below them come more often: there is more to look up. Steps are written as the problem's first is.
+    UserError if the question does not name two candidates and a root, if a step has other than one name, or if there is
+    no such question.
     """
     edges, _, asked = read_graph(problem.question, cfg, tok)
     places = np.flatnonzero(is_name(cfg.names, tok)[asked])
     target = [i for i, token in enumerate(problem.answer) if token in asked[places[:2]]]
     if len(places) != 3 or len(target) != 1:
         raise UserError(f"questions > 1: expected two candidates, and a root, in {tok.decode(asked.tolist())!r:.60}")
+    step = problem.steps[0] if problem.steps else problem.question[:1]
+    at = np.flatnonzero(is_name(cfg.names, tok)[step])
+    if len(at) != 1:
+        raise UserError(f"questions > 1: expected steps with one name each, found {tok.decode(step)!r:.60}")
     neighbours, nodes, made = children(edges.tolist()), np.unique(edges).tolist(), []
     distances = {node: search(neighbours, [node])[0] for node in neighbours}
-    chance = np.array([len(distance) - 1 for distance in distances.values()])
+    chance = np.array([len(distance) - 1 if len(distance) < len(nodes) else 0 for distance in distances.values()])
+    if not chance.any():
+        raise UserError(f"questions > 1: all nodes are below each root in {tok.decode(problem.question)!r:.60}")
     for root in rng.choice(list(neighbours), size=n, p=chance / chance.sum()).tolist():
         distance = distances[root]
         levels = [level for level in walk(neighbours, root, len(nodes)) if level]
         below, beside = [v for v in distance if v != root], [v for v in nodes if v not in distance]
         end = int(rng.choice(levels[-1] if rng.random() < 0.8 else below))  # far away: near ones need no search
-        other = int(rng.choice(beside or [v for v in nodes if v not in (root, end)]))
+        other = int(rng.choice(beside))
         asked = asked.copy()
         asked[places] = [*rng.permutation([end, other]), root]
         path = [end]
@@ -232,5 +268,6 @@ def more_questions(problem, n, cfg, tok, rng):
             path.insert(0, min(before, key=distance.get))
         answer = [*problem.answer[: target[0]], end, *problem.answer[target[0] + 1 :]]
         question = problem.question[: len(problem.question) - len(asked)] + asked.tolist()
-        made.append(problem._replace(question=question, steps=[[v] for v in path[1:]], answer=answer))
+        steps = [[*step[: at[0]], node, *step[at[0] + 1 :]] for node in path[1:]]
+        made.append(problem._replace(question=question, steps=steps, answer=answer))
     return made

@@ -151,6 +151,8 @@ class Run:
             {split: data.load(path, cfg, self.tok, self.pieces) for split, path in paths.items()} for paths in files
         ]
         trains = [problems["train"] for problems in self.all_problems]
+        for paths, train in zip(files, trains) if cfg.names else ():
+            data.check_graphs(train, cfg, self.tok, paths["train"])
         for paths, problems in zip(files, self.all_problems) if parallel.RANK == 0 and not cfg.resume else ():
             for split in ("valid", "test"):
                 print(data.compare(paths[split], problems[split], trains, cfg, self.tok, self.pieces), flush=True)

@@ -9,6 +9,7 @@ import inspect
 import json
 import math
 import os
+import re
 
 import numpy as np
 import pytest
@@ -24,6 +25,7 @@ import graphs
 import losses
 import prepare_gsm8k
 import prepare_hops
+from checkpoint import new_model
 from config import UserError, parse
 from curriculum import Row
 from run import Run
@@ -130,6 +132,35 @@ def test_what_thoughts_should_say():
         cfg, tok, problem = words(**{"c_thought": 2, **settings})
         targets = curriculum.make_row(problem, 2, cfg, tok).targets
         assert [found and "".join(map(tok.decode, [found])).strip() for found in targets] == expected
+
+
+@pytest.mark.parametrize("remove_from", ["front", "back"])
+@pytest.mark.parametrize("stage", range(4))
+def test_the_last_state_has_nothing_to_say_about_steps_that_are_gone(stage, remove_from):
+    """Catches a step that no thought stands for, asked of a state that has the answer to say: c and f for one place."""
+    cfg, tok, problem = words(thought_targets="steps", max_latent_stage=2, markers="none", remove_from=remove_from)
+    _, n, suffix, labels, *_, targets, _, _, _, _ = curriculum.make_row(problem, stage, cfg, tok)
+    said = [found and tok.decode(found).strip() for found in targets]
+    stands_for = {"front": ["c", "d"], "back": [["f"], ["d", "f"], ["c", "d"]][max(0, stage - 1)]}[remove_from]
+    assert said[:n] == stands_for[:n] and len(said) == n + 1
+    assert said[n] == (tok.decode(labels[:1]).strip() if remove_from == "front" and stage < 3 else None)
+
+
+@pytest.mark.parametrize(
+    "targets, c, expected", [("tokens", 3, {1: "c", 4: "d", 5: "e"}), ("steps", 2, {1: "c", 3: "d", 5: "f"})]
+)
+def test_hits_have_the_numbers_of_their_thoughts(targets, c, expected):
+    """Catches thoughts that are counted without those that may be anything."""
+    cfg, tok, problem = words(thought_targets=targets, c_thought=c)
+    model = new_model(cfg, tok)
+    hits = evaluate.thought_hits(model, [problem], 2, cfg, tok)
+    row = curriculum.make_row(problem, 2, cfg, tok)
+    batch = batches.collate([row])
+    with torch.no_grad():
+        top = model.head(model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states)[0].argmax(-1)
+    at = {k: k - (targets == "steps") for k in expected}
+    assert {k: row.targets[i] for k, i in at.items()} == {k: tok.encode_ordinary(f" {t}") for k, t in expected.items()}
+    assert hits == {k: float(top[at[k]] == row.targets[at[k]][0]) for k in expected}
 
 
 def test_a_method_brings_its_losses_and_settings_along():
@@ -459,6 +490,64 @@ def test_questions_about_the_same_graph_are_true():
     assert graphs.walks(problem.question, 4, cfg, tok) == [
         [tok.encode_ordinary(f" {node}")[0] for node in level] for level in ((2, 3), (4, 5), (6,), ())
     ]
+
+
+def encoded(raw, **settings):
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=3, **{**FORMATS, "names": r" \d+", **settings})
+    tok = make_tokenizer("words", data.find_pieces([raw], cfg))
+    return data.encode([raw], cfg, tok), cfg, tok
+
+
+@pytest.mark.parametrize(
+    "raw, settings, words",
+    [
+        ({}, {"step_format": "{}\n"}, "' 2' and '2' are two tokens for one node"),
+        ({}, {"names": r" ?\d+", "question_format": "{}\n"}, "are two tokens for one node"),
+        ({}, {"answer_format": "### ({})"}, "' 6' and '6' are two tokens for one node"),
+        ({"question": "1 2 , 1 3 , 2 4 to 4 or 3 from 1"}, {}, "same after each edge, found ' ,' and ' to'"),
+        ({"question": "1 2 a 1 3 b 2 4 a to 4 or 3 from 1"}, {}, "same after each edge, found ' a' and ' b'"),
+        ({"question": "1 2 | 1 3 | 2 4 | from 1 to 3 or 4"}, {}, "root as the last name, but no edge leaves ' 4'"),
+        ({"question": "1 2 | 1 3 | 2 4 | which ?"}, {}, "expected the root at the end"),
+    ],
+)
+def test_graphs_that_could_not_be_renamed_are_refused(raw, settings, words):
+    """Catches steps that keep their old names, words that are taken for separators, and roots that are none."""
+    problems, cfg, tok = encoded({**SEPARATED, **raw}, **settings)
+    with pytest.raises(UserError, match=re.escape(words)) as e:
+        data.check_graphs(problems, cfg, tok, "train.json")
+    assert str(e.value).startswith("train.json: example 0: ") and "\n" not in str(e.value)
+
+
+def test_questions_about_the_same_graph_write_steps_as_the_file_does():
+    """Catches drawn questions in another format than those that are evaluated, and ones with two right answers."""
+    problems, cfg, tok = encoded(SEPARATED, step_format=" {} ;")
+    data.check_graphs(problems, cfg, tok, "train.json")
+    for made in graphs.more_questions(problems[0], 20, cfg, tok, np.random.default_rng(0)):
+        assert made.steps and all(re.fullmatch(r" \d ;", tok.decode(step)) for step in made.steps)
+    problems, cfg, tok = encoded({**SEPARATED, "steps": ["1 2", "2 4", "4 6"]})
+    with pytest.raises(UserError, match="expected steps with one name each, found ' 1 2'"):
+        graphs.more_questions(problems[0], 1, cfg, tok, np.random.default_rng(0))
+    one_source = {**SEPARATED, "question": "1 2 | 1 3 | 2 4 | 3 5 | 4 6 | to 6 or 5 from 2"}
+    problems, cfg, tok = encoded(one_source)
+    for question, *_ in graphs.more_questions(problems[0], 50, cfg, tok, np.random.default_rng(0)):
+        assert tok.decode(question[-1:]) != " 1"  # below which there is everything
+    problems, cfg, tok = encoded({**SEPARATED, "question": "1 2 | 1 6 | to 6 or 2 from 1"})
+    with pytest.raises(UserError, match="all nodes are below each root"):
+        graphs.more_questions(problems[0], 1, cfg, tok, np.random.default_rng(0))
+
+
+def test_a_drawn_question_that_does_not_fit_is_one_line():
+    """Catches a traceback in the middle of training: the file's own questions are shorter."""
+    short = {
+        **SEPARATED,
+        "question": "1 2 | 2 3 | 3 4 | 4 5 | 5 6 | 7 8 | to 2 or 8 from 1",
+        "steps": ["2"],
+        "answer": "2",
+    }
+    problems, cfg, tok = encoded(short, questions=9, method="cot", block_size=31)
+    with pytest.raises(UserError, match="drawn about example 0 takes 3[2-9] positions: raise block_size"):
+        for _ in range(20):
+            batches.training_rows(problems, [(0, 0)], cfg, tok, np.random.default_rng(0))
 
 
 def test_rows_about_one_graph_share_its_edges():
