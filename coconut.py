@@ -72,7 +72,7 @@ class Coconut:
     def equip(self):
         """What thinking needs beside the base model, new, as the config says."""
         c = self.config
-        self.feedback = make_feedback(c.feedback, c.n_embd)
+        self.feedback = make_feedback(c.feedback, c.n_embd, c.n_layer)
         self.stop_head = nn.Linear(c.n_embd, 1) if c.stop else None  # logit of the chance that thinking ends here
         if c.stop:
             nn.init.zeros_(self.stop_head.weight)

@@ -16,6 +16,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from config import UserError
+
 
 def last(states, model):
     """h_L: the paper's (section 3)."""
@@ -116,6 +118,16 @@ class Gate(nn.Module):
         return a * e + (1 - a.square()).sqrt() * self.i(e).sigmoid() * h
 
 
+# what the numbers in a name must be
+BOUNDS = {
+    "index": float.is_integer,
+    "start": lambda x: 0 <= x < 1,
+    "temperature": lambda x: 0 < x < math.inf,
+    "top_p": lambda x: 0 < x <= 1,
+    "share": lambda x: 0 <= x <= 1,
+    "sharpness": lambda x: 0 < x < math.inf,
+    "dropout": lambda x: 0 <= x < 1,
+}
 FEEDBACKS = {f.__name__: f for f in (last, layer, suppressed, zero, embedding, soft, fusion, members)}
 MODULES = {"projection": Projection, "gate": Gate}
 
@@ -133,17 +145,21 @@ class Feedback(nn.Module):
         return self.function(states, model, *self.numbers)
 
 
-def make_feedback(name, n_embd):
-    """The module of a name such as "last", "layer:-2" or "last+soft:0.5"; ValueError if there is none."""
+def make_feedback(name, n_embd, n_layer=10**9):
+    """The module of a name such as "last", "layer:-2" or "last+soft:0.5"; UserError if there is none."""
     if "+" in name:
-        return Feedback(None, parts=[make_feedback(part, n_embd) for part in name.split("+")])
+        return Feedback(None, parts=[make_feedback(part, n_embd, n_layer) for part in name.split("+")])
     kind, *numbers = name.split(":")
     if kind not in FEEDBACKS.keys() | MODULES.keys():
-        raise ValueError(f"feedback = {name!r}, expected some of {', '.join((*FEEDBACKS, *MODULES))}")
+        raise UserError(f"feedback = {name!r}, expected some of {', '.join((*FEEDBACKS, *MODULES))}")
     function = FEEDBACKS.get(kind) or MODULES[kind]
     try:
         numbers = [float(number) for number in numbers]
-        inspect.signature(function).bind(*[None] * (2 if kind in FEEDBACKS else 1), *numbers)
+        given = inspect.signature(function).bind(*[None] * (2 if kind in FEEDBACKS else 1), *numbers).arguments
+        if not all(BOUNDS[name](given[name]) for name in BOUNDS.keys() & given.keys()):
+            raise ValueError
     except (ValueError, TypeError):
-        raise ValueError(f"feedback = {name!r}: these numbers do not belong to {kind}") from None
+        raise UserError(f"feedback = {name!r}: these numbers do not belong to {kind}") from None
+    if not -n_layer - 1 <= given.get("index", 0) <= n_layer:
+        raise UserError(f"feedback = {name!r}, but the model's states are h_0 to h_{n_layer}")
     return Feedback(function, *numbers) if kind in FEEDBACKS else function(n_embd, *numbers)

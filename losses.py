@@ -157,6 +157,8 @@ def parse_losses(names):
     weights = {}
     for text in names:
         name, _, weight = text.partition(":")
+        if name in weights:
+            raise ValueError(f"losses = {','.join(names)!r}, expected each name once")
         if name not in LOSSES:
             raise ValueError(f"losses = {text!r}, expected NAME or NAME:WEIGHT with a name of {', '.join(LOSSES)}")
         try:

@@ -183,11 +183,11 @@ class TrainConfig:
             re.compile(self.names)
         except re.error as e:
             raise UserError(f"names = {self.names!r} is not a regular expression: {e}") from None
-        for name, read in (("feedback", lambda name: make_feedback(name, 1)), ("losses", parse_losses)):
-            try:
-                read(getattr(self, name))
-            except ValueError as e:
-                raise UserError(str(e)) from None
+        make_feedback(self.feedback, 1)  # for its errors, and so is this
+        try:
+            parse_losses(self.losses)
+        except ValueError as e:
+            raise UserError(str(e)) from None
         if self.n_embd % self.n_head and not self.head_dim:
             raise UserError(f"n_embd={self.n_embd} is not a multiple of n_head={self.n_head}")
         losses = losses_of(self).keys()
@@ -208,12 +208,26 @@ class TrainConfig:
             self.thought_targets = self.thought_targets or "steps"
         if {"thoughts", "members"} & losses and not self.thought_targets:
             raise UserError("losses: thoughts and members need --thought_targets, which say what to predict")
+        if self.thought_targets and not self.c_thought:
+            raise UserError(f"thought_targets={self.thought_targets} is for thoughts, but c_thought=0")
         if self.in_place and not self.passes:
             raise UserError("in_place needs passes of at least 1")
         for name in ("stop", "backprop_thoughts", "teacher_forcing") if self.passes else ():
             if getattr(self, name) not in ("", None, (0.0,)):
                 one = f"{name}={getattr(self, name)}"
                 raise UserError(f"{one} needs thoughts one after the other, not passes={self.passes}")
+        forced = any(self.teacher_forcing) and METHODS[self.method].instead == "thought"
+        if forced and not self.thought_targets:
+            raise UserError("teacher_forcing needs --thought_targets, which say what thoughts should be")
+        if any(self.rounds) and not forced:
+            raise UserError("rounds have no effect without --teacher_forcing")
+        if self.peek and self.markers in ("none", "bot"):
+            raise UserError(
+                f"peek has no effect: with markers={self.markers} there is no <eot>, and it is always trained"
+            )
+        if self.backprop_thoughts is not None and (forced or self.stop == "ponder"):
+            whom = "teacher_forcing" if forced else "stop=ponder"
+            raise UserError(f"backprop_thoughts cuts thoughts one after the other, {whom} reads them all at once")
         for name in {"decoder", "seq_vcr", "seq_vcr_fixed"} & losses if self.shard else ():
             raise UserError(f"losses={name} trains something of its own, which --shard does not spread over processes")
         if self.stop == "ponder" and self.questions > 1:

@@ -33,6 +33,31 @@ def splits(folder, *problems):
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
         (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
         (["--feedback=lst"], ["feedback", "'lst'", "last"]),
+        *[
+            ([f"--feedback={name}"], [name, "these numbers do not belong to"])
+            for name in (
+                "layer:1.5",
+                "layer:nan",
+                "layer:inf",
+                "suppressed:3",
+                "soft:0",
+                "soft:1:0",
+                "last:1",
+                "soft:-1",
+            )
+        ],
+        (["--data_dir=good", "--feedback=layer:-4"], ["layer:-4", "h_0 to h_2"]),
+        (["--data_dir=good", "--feedback=last+layer:3"], ["layer:3", "h_0 to h_2"]),
+        (["--teacher_forcing=1"], ["teacher_forcing needs --thought_targets"]),
+        (["--rounds=2", "--thought_targets=steps"], ["rounds have no effect without --teacher_forcing"]),
+        (["--peek", "--markers=none"], ["peek has no effect", "markers=none"]),
+        (["--thought_targets=steps", "--c_thought=0"], ["thought_targets=steps", "c_thought=0"]),
+        (["--losses=ce,ce:3"], ["'ce,ce:3'", "each name once"]),
+        (["--backprop_thoughts=1", "--stop=ponder"], ["backprop_thoughts", "stop=ponder"]),
+        (
+            ["--backprop_thoughts=1", "--thought_targets=steps", "--teacher_forcing=1"],
+            ["backprop_thoughts", "teacher_forcing"],
+        ),
         (["--stop=ponder", "--method=cot"], ["stop=ponder", "cot", "does not think"]),
         (["--stop=ponder", "--questions=2"], ["stop=ponder", "questions > 1"]),
         (["--stop=classifier", "--passes=2"], ["stop=classifier", "one after the other", "passes=2"]),
