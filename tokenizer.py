@@ -9,6 +9,7 @@ question remains text; the special tokens come from encode_single_token.
 
 import json
 import unicodedata
+from itertools import chain, groupby
 
 import tiktoken
 
@@ -17,8 +18,23 @@ from config import UserError
 # Names and, after GPT-2's vocabulary, ids (50256 to 50259) are the official code's. Where a method wants a <pause>
 # token, <|latent|> is it: continuous thoughts need no token of their own here.
 SPECIALS = EOS, BOT, EOT, PAUSE = "<|endoftext|>", "<|start-latent|>", "<|end-latent|>", "<|latent|>"
+
+
+def letters():
+    """All letters, marks (such as the accent of a decomposed "é"), numbers and "_": the inside of a regex's [...].
+
+    As ranges, since \\w is one thing to Python, which finds a task's words, and another to tiktoken; so is \\s.
+    """
+    codes = chain(range(0x40000), range(0xE0100, 0xE01F0))  # further ones are not assigned, or nobody's letters
+    runs = groupby(codes, lambda code: code == ord("_") or unicodedata.category(chr(code))[0] in "LMN")
+    ends = [(run[0], run[-1]) for run in ([*codes] for is_letter, codes in runs if is_letter)]
+    return "".join(f"{chr(a)}-{chr(b)}" for a, b in ends)
+
+
+LETTERS, SPACES = letters(), r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 PATTERNS = {
-    "words": r"[^\w\n]?\w+| ?[^\w\s]+|\s",  # a word takes along the one character before it: " is", ">b"
+    # a word takes along the one character before it: " is", ">b"
+    "words": rf"[^{LETTERS}\n]?[{LETTERS}]+| ?[^{LETTERS}{SPACES}]+|[{SPACES}]",
     "chars": r"[\s\S]",
 }
 
