@@ -10,6 +10,7 @@ import math
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import torch
 
@@ -58,6 +59,13 @@ def lock(path):
     return file
 
 
+def discard(folder):
+    """Remove what a run has left in its folder, but for pictures, and what has been found out about its model."""
+    for name in ("ckpt.pt", "best.pt", "log.txt", "analysis.json", "explore.html"):
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
+
+
 class Run:
     """A training run: settings, data, plan, model, optimizer, and `progress`, which says how far it has come."""
 
@@ -71,9 +79,11 @@ class Run:
     def __init__(self, cfg):
         self.cfg, self.device = cfg, parallel.start(pick_device(cfg.device))
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
-        if os.path.exists(self.last) and not (cfg.resume or cfg.overwrite):
-            ways = "--resume goes on with it, --overwrite discards it, --out_dir=FOLDER leaves it alone"
-            raise UserError(f"{self.last} is there from an earlier run: {ways}")
+        there = [path for path in (self.last, self.best) if os.path.exists(path)]
+        if there and not (cfg.resume or cfg.overwrite):
+            ways = "--resume goes on with it, " * (there[0] == self.last)
+            ways += "--overwrite discards it, --out_dir=FOLDER leaves it alone"
+            raise UserError(f"{there[0]} is there from an earlier run: {ways}")
         self.progress = {
             "index": 0,
             "step": 0,
@@ -108,9 +118,8 @@ class Run:
         self.saved = None
         self.saved_at = time.time()
         if parallel.RANK == 0:
-            for path in (self.last, self.best):
-                if cfg.overwrite and os.path.exists(path):
-                    os.remove(path)
+            if cfg.overwrite:
+                discard(cfg.out_dir)
             self.open_log()
             # what an interrupted run logged after its last checkpoint will come again
             self.log_file.truncate(min(self.progress["log_size"], os.path.getsize(self.log_file.name)))

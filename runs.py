@@ -31,10 +31,11 @@ from checkpoint import SIZES, load_checkpoint
 from config import UserError, cli, nearest, option, parse
 from evaluate import duration
 from plot import read_log
-from run import Run
+from run import Run, discard, lock
 from settings import TrainConfig
 from textfile import ours
 
+SPLITS = "train", "valid", "test"
 COLUMNS = {"tokens": ".1f", "thoughts": ".1f", "steps": ",.0f", "seconds": ",.0f", "cpu_seconds": ",.0f"}
 
 
@@ -55,14 +56,18 @@ class Job:
         files = (os.path.join(self.cfg.out_dir, name) for name in ("ckpt.pt", "log.txt", "run.txt", "took.txt"))
         self.checkpoint, self.log, self.says, self.took = files
         self.begun = os.path.exists(self.checkpoint) and not self.cfg.overwrite
+        files = (os.path.join(folder, f"{split}.json") for folder in self.cfg.data_dir for split in SPLITS)
+        self.data = [path for path in files if os.path.exists(path)]
         self.status = "finished" if self.begun and self.is_finished() else "not begun"
 
     def is_finished(self):
-        """Whether it has ended before. If something is amiss, such as other settings, train.py will say so."""
+        """Whether it has ended before. If something is amiss, such as other settings or data, train.py will say so."""
         free = {*Run.FREE, "given", "left_out", *(SIZES if self.cfg.init_from != "scratch" else ())} - {"data_dir"}
         try:
             saved, log = vars(load_checkpoint(self.checkpoint)[1]), read_log(self.log)
         except (UserError, OSError):
+            return False
+        if any(os.path.getmtime(path) > os.path.getmtime(self.checkpoint) for path in self.data):
             return False
         return "test/accuracy" in log and all(saved[k] == v for k, v in vars(self.cfg).items() if k not in free)
 
@@ -75,6 +80,12 @@ class Job:
             more = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}, "start_new_session": True}  # ^C is ours
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, **more)
         self.began = time.time()
+
+    def discard(self):
+        """Remove what is there of it; UserError if it is running."""
+        if os.path.exists(self.cfg.out_dir):
+            lock(os.path.join(self.cfg.out_dir, "lock")).close()
+            discard(self.cfg.out_dir)
 
     def said(self):
         """What it has said since it was last started."""
@@ -92,7 +103,9 @@ class Job:
         pid, code, usage = os.wait4(self.process.pid, os.WNOHANG)
         if pid:
             code = self.process.returncode = os.waitstatus_to_exitcode(code)
-            error = f"signal {-code}" if code < 0 else self.said().splitlines()[-1].removeprefix("error: ")
+            said = self.said().splitlines()
+            error = [line.removeprefix("error: ") for line in said if line.startswith("error: ")] or said
+            error = f"signal {-code}" if code < 0 else error[-1]
             self.status = "finished" if code == 0 else "interrupted" if stopping else f"failed: {error}"
             seconds, cpu = time.time() - self.began, usage.ru_utime + usage.ru_stime
             with open(self.took, "a") as file:  # in the format of log.txt; once more each time that it is resumed
@@ -112,10 +125,12 @@ class Job:
 def plan(argv):
     """(RunsConfig, [Job, ...]) of a command line."""
     own, varied, common, jobs = [], {}, [], []
-    for arg in argv:
+    argv, names = list(argv), [f"--{field.name}" for field in fields(RunsConfig)]
+    while argv:
+        arg = argv.pop(0)
         name, equals, text = arg.partition("=")
-        if arg in ("-h", "--help") or name in [f"--{field.name}" for field in fields(RunsConfig)]:
-            own.append(arg)
+        if arg in ("-h", "--help") or name in names:
+            own += [arg, argv.pop(0)] if arg in names and argv else [arg]
         elif equals and name.isidentifier():
             varied[name] = text.split(";" if ";" in text else ",")
         else:
@@ -123,15 +138,18 @@ def plan(argv):
     args, base = parse(RunsConfig, own, __doc__), parse(TrainConfig, common, "", takes_file=True)
     for name in {"resume", "eval_only", "eval_file"} & {*base.given, *varied}:
         raise UserError(f"{name} has no place here: runs are resumed by themselves, and tested in the end")
+    out_dir = base.out_dir.rstrip("/")
     for values in product(*varied.values()):
-        folder = "-".join([base.out_dir, *(re.sub(r"[^\w.,+-]", "_", value) for value in values)])
+        folder = "-".join([out_dir, *(re.sub(r"[^\w.,+-]", "_", value) for value in values)])
         flags = [f"--{name}={value}" for name, value in zip(varied, values)]
         jobs.append(Job(dict(zip(varied, values)), [*common, *flags, f"--out_dir={folder}"]))
     if "out_dir" in varied or len({job.cfg.out_dir for job in jobs}) < len(jobs):
         raise UserError("expected NAME=VALUE,VALUE with different values; each run's out_dir is made of them")
     if args.relative_to and args.relative_to not in (rows := [job.row for job in jobs]):
         raise UserError(f"--relative_to={args.relative_to}: there is no such row{nearest(args.relative_to, rows)}")
-    args.out = args.out or f"{base.out_dir}.csv"
+    args.out = args.out or f"{out_dir}.csv"
+    if os.path.isdir(args.out):
+        raise UserError(f"--out={args.out}: a folder, expected the name of a CSV file")
     return args, jobs
 
 
@@ -140,7 +158,11 @@ def run_all(jobs, args):
     waiting, running, stops, began = [job for job in jobs if job.status != "finished"], [], [], time.time()
     n, ended, stopping = len(waiting), 0, False
     print(f"{len(jobs)} runs, {len(jobs) - n} of them finished before", flush=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for job in [
+        job for job in waiting if job.cfg.overwrite
+    ]:  # all at once, or ^C would leave some of the old ones, as if finished
+        job.discard()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: stops.append(number))
     while running or (waiting and not stopping):
         if stops and not stopping:

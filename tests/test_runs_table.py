@@ -84,8 +84,10 @@ def test_what_is_finished_is_not_made_again(made):
     assert table(done.stdout)["cot"] == ["out/x-cot-1 failed, out/x-cot-2 failed", *["-"] * 6]
 
 
-def test_stopped_runs_are_resumed(tmp_path):
-    """Catches work that is lost, ^C that reaches a run twice or not at all, and a resumed run that ends elsewhere."""
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_stopped_runs_are_resumed(number, tmp_path):
+    """Catches work that is lost, a closed terminal in which runs go on unseen, ^C that reaches a run twice or not at
+    all, and a resumed run that ends elsewhere."""
     assert command(tmp_path, "prepare_hops.py", *PREPARE).returncode == 0
     flags = [*FLAGS, "--steps=100", "--eval_every=50"]
     argv = ["method=cot", "seed=1,2", *flags]
@@ -97,7 +99,7 @@ def test_stopped_runs_are_resumed(tmp_path):
     while not (log.exists() and " train/loss " in log.read_text()):
         assert stopped.poll() is None
         time.sleep(0.05)
-    stopped.send_signal(signal.SIGINT)
+    stopped.send_signal(number)
     said = stopped.communicate(timeout=60)[0]
     assert stopped.returncode == 130 and said.count(" interrupted") == 2 and "to go on: python " in said
     assert not (tmp_path / "out/stopped-cot-2").exists() and "stopped-cot-2 not begun" in said
@@ -110,6 +112,25 @@ def test_stopped_runs_are_resumed(tmp_path):
     assert len(read_log(tmp_path / "out/stopped-cot-1/took.txt")["seconds"]) == 2  # and both are counted
     whole = command(tmp_path, "train.py", "--method=cot", "--seed=1", *flags, "--out_dir=out/whole")
     assert whole.returncode == 0 and log.read_text() == (tmp_path / "out/whole/log.txt").read_text()
+
+
+def test_old_results_do_not_pass_for_new_ones(tmp_path):
+    """Catches a table of runs that were to be overwritten, and of runs on data that are no longer there."""
+    assert command(tmp_path, "prepare_hops.py", *PREPARE).returncode == 0
+    argv = ["method=cot", "seed=1,2", *FLAGS, "--steps=1", "--out_dir=out/x/", "--jobs", "2"]
+    first = command(tmp_path, "runs.py", *argv)
+    assert first.returncode == 0 and "2 of them finished" in command(tmp_path, "runs.py", *argv).stdout
+    assert sorted(os.listdir(tmp_path / "out")) == ["x-cot-1", "x-cot-2", "x.csv"]
+    os.utime(tmp_path / "data/valid.json")  # written again, but with the same content
+    again = command(tmp_path, "runs.py", *argv).stdout
+    assert "2 runs, 0 of them finished" in again and table(again)["cot"][0] == table(first.stdout)["cot"][0]
+    assert command(tmp_path, "prepare_hops.py", *PREPARE, "--seed=2").returncode == 0
+    other = command(tmp_path, "runs.py", *argv)
+    assert other.returncode == 1 and other.stdout.count("failed: out/x-cot-") == 2
+    os.rename(tmp_path / "data", tmp_path / "moved")
+    failed = command(tmp_path, "runs.py", *argv, "--overwrite")
+    assert failed.stdout.count("failed: data/train.json: no such file") == 2
+    assert not list(tmp_path.glob("out/*/*.pt"))
 
 
 @pytest.mark.parametrize(
@@ -136,6 +157,7 @@ def test_values_may_have_commas(argv, folders, values):
         (["seed=1,1"], ["different values"]),
         (["out_dir=a,b"], ["different values", "out_dir"]),
         (["seed=1,2", "--resume"], ["resume has no place here"]),
+        (["seed=1,2", "--out=/"], ["--out=/: a folder"]),
         (["seed=1,2", "--jobs=0"], ["jobs = 0, expected at least 1"]),
         (["method=cot,no_cot", "--relative_to=no_cto"], ["--relative_to=no_cto", "did you mean no_cot?"]),
     ],
