@@ -210,9 +210,14 @@ def load(path, cfg, tok, pieces=()):
         problems = encode(raw, cfg, tok)
         arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
         own = f"{path}.{uuid.uuid4().hex}.tmp"  # several processes may do this at once
-        with suppress(OSError), open(own, "wb") as f:  # if it cannot be kept, it takes longer next time
-            np.savez(f, key=key.hexdigest(), **arrays)
-            os.replace(f.name, path + ".npz")
+        with suppress(OSError):  # if it cannot be kept, it takes longer next time
+            try:
+                with open(own, "wb") as f:
+                    np.savez(f, key=key.hexdigest(), **arrays)
+                os.replace(own, path + ".npz")
+            finally:
+                with suppress(FileNotFoundError):
+                    os.remove(own)
     check_lengths(problems, cfg, tok, path, pieces)
     problems.key = key.hexdigest()
     return problems
@@ -255,6 +260,26 @@ def check_graphs(problems, cfg, tok, path):
             raise UserError(f"{path}: example {i}: {e}") from None
 
 
+def write_files(folder, splits):
+    """Write {name: problems as dicts} to name.json in a folder: all of them or none, since they belong together.
+
+    Returns {name: path}.
+    """
+    os.makedirs(folder, exist_ok=True)
+    paths = {name: os.path.join(folder, f"{name}.json") for name in splits}
+    try:
+        for name, path in paths.items():
+            with open(path + ".tmp", "w", encoding="utf-8") as f:
+                json.dump(splits[name], f)
+        for path in paths.values():
+            os.replace(path + ".tmp", path)
+    finally:
+        for path in paths.values():
+            with suppress(FileNotFoundError):
+                os.remove(path + ".tmp")
+    return paths
+
+
 def write_splits(cfg, draw):
     """Write {train,valid,test}.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
 
@@ -272,9 +297,5 @@ def write_splits(cfg, draw):
             if not misses:
                 seen.add(identity)
                 splits[name].append(problem)
-    os.makedirs(cfg.out_dir, exist_ok=True)
-    for name in ("train", "valid", "test"):
-        path = os.path.join(cfg.out_dir, f"{name}.json")
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(splits[name], f)
+    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in ("train", "valid", "test")}).items():
         print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")

@@ -13,6 +13,7 @@ coconut.py does; docs/weights.md shows the loop.
 import json
 import os
 import sys
+from contextlib import suppress
 
 import tiktoken
 
@@ -54,6 +55,11 @@ def write_tokenizer(folder, context):
         write_json(os.path.join(folder, name), content)
     with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as f:
         f.write("#version: 0.2\n" + "\n".join(merges) + "\n")
+
+
+# all that is written into a folder, by whatever model
+WRITTEN = "model.safetensors", THINKING, "config.json", "tokenizer.json", "tokenizer_config.json"
+WRITTEN += "vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json"
 
 
 def export_gpt2(model, tok, folder):
@@ -134,6 +140,9 @@ def main(argv):
         raise UserError("expected two arguments: a checkpoint and a folder")
     path, folder = find_checkpoint(argv[0]), argv[1]
     model, cfg, tok, _ = load_checkpoint(path)
+    for name in WRITTEN:  # of an earlier export: another model's tokenizer would be worse than none
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
     (export_llama if cfg.model == "llama" else export_gpt2)(model, tok, folder)
     own = parted(model)[1]
     if own:

@@ -158,11 +158,7 @@ def main(argv):
 
     tok = make_tokenizer("gpt2")
     settings = TrainConfig(tokenizer="gpt2", block_size=1024)  # the rest: the official code's formats
-    os.makedirs(cfg.out_dir, exist_ok=True)
-    for split in ("train", "valid", "test"):
-        path = os.path.join(cfg.out_dir, f"{split}.json")
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(splits[split], f)
+    for path in data.write_files(cfg.out_dir, {split: splits[split] for split in ("train", "valid", "test")}).values():
         problems = data.load(path, settings, tok)  # tokenises, and keeps the tokens for training
         print(f"{path}: {len(problems):,} problems, {len(problems.tokens):,} tokens")
     print(f"\nfor example: {splits['train'][0]}")

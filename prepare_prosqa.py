@@ -21,16 +21,15 @@ somebody else, and the steps are a shortest path from root to target. Nodes are 
 """
 
 import heapq
-import json
 import math
 import os
 import random
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
-from data import load_json, write_splits
+from data import load_json, write_files, write_splits
 from download import download
-from graphs import children, search
+from graphs import check_fields, children, search
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
 # Measured by statistics() on the official prosqa_valid.json, 300 problems; 3, ..., 6: the share with so many steps.
@@ -215,34 +214,12 @@ def identity(problem):
 # ---------------------------------------------------------------- files
 
 
-def check_graph(problem):
-    """ValueError with the key of the first graph field that is missing or not what it should be."""
-    symbols = problem.get("idx_to_symbol")
-    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
-        raise ValueError("expected 'idx_to_symbol' to be a list of names")
-
-    def is_node(v):
-        return type(v) is int and 0 <= v < len(symbols)
-
-    edges = problem.get("edges")
-    if not isinstance(edges, list):
-        raise ValueError("expected 'edges' to be a list of pairs of nodes")
-    for edge in edges:
-        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
-            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
-    for key in ("root", "target", "neg_target"):
-        if not is_node(problem.get(key)):
-            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
-    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
-        raise ValueError("its 'target' cannot be reached from its 'root'")
-
-
 def read(path):
     """The problems of a file, official or ours, checked; UserError names file, example and key."""
     problems = load_json(path)
     for i, problem in enumerate(problems):
         try:
-            check_graph(problem)
+            check_fields(problem)
         except ValueError as e:
             raise UserError(f"{path}: example {i}: {e}") from None
     return problems
@@ -304,13 +281,10 @@ def convert(cfg, rng):
     """Read the official splits and write them, as they are or in symbols."""
     splits = read_official(cfg.from_)
     pool = max(cfg.names or POOL, *(len(p["idx_to_symbol"]) for problems in splits.values() for p in problems))
-    os.makedirs(cfg.out_dir, exist_ok=True)
-    for split, problems in splits.items():
-        problems = [in_symbols(rng, p, pool) for p in problems] if cfg.symbols else problems
-        path = os.path.join(cfg.out_dir, f"{split}.json")
-        with open(path, "w", encoding="utf-8") as f:
-            json.dump(problems, f)
-        print(f"{path}: {len(problems):,} problems, such as {problems[0]!s:.400}")
+    if cfg.symbols:
+        splits = {split: [in_symbols(rng, p, pool) for p in problems] for split, problems in splits.items()}
+    for split, path in write_files(cfg.out_dir, splits).items():
+        print(f"{path}: {len(splits[split]):,} problems, such as {splits[split][0]!s:.400}")
     return splits
 
 

@@ -635,7 +635,11 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
     import transformers
 
     path, problems = checkpoint
+    os.mkdir("exported")
+    for name in ("thinking.safetensors", "tokenizer.json", "notes.txt"):  # of another model's export, but for the notes
+        open(os.path.join("exported", name), "w").close()
     export.main([path, "exported"])
+    assert {"thinking.safetensors", "tokenizer.json", "notes.txt"} & {*os.listdir("exported")} == {"notes.txt"}
     theirs = transformers.GPT2LMHeadModel.from_pretrained("exported").eval()
     tokenizer = transformers.GPT2Tokenizer.from_pretrained("exported")
     model, cfg, tok, _ = load_checkpoint(path)
