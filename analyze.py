@@ -33,7 +33,7 @@ from config import UserError, cli, option, parse
 from curriculum import METHODS, Row, count, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
 from graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
-from textfile import ours
+from textfile import check_writable, ours
 
 PERCENTILES = range(0, 101, 5)
 
@@ -190,7 +190,12 @@ def describe_thoughts(model, thoughts, tok):
         norm = thoughts[:, i].norm(dim=-1)
         log_p = model.head(bare[:, i])[:, : tok.n_vocab].log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
-        found = {"norm": norm.mean(), "norm_std": norm.std(), "entropy": entropy.mean(), "entropy_std": entropy.std()}
+        found = {
+            "norm": norm.mean(),
+            "norm_std": norm.std(correction=0),
+            "entropy": entropy.mean(),
+            "entropy_std": entropy.std(correction=0),
+        }
         rows.append({"thought": i + 1} | {name: value.item() for name, value in found.items()})
     return rows
 
@@ -401,8 +406,13 @@ def main(argv):
     command = shlex.join(["python", "analyze.py", *argv])
     args = parse(AnalyzeConfig, argv, __doc__, places=("ckpt", "data"))
     model, cfg, tok, about, raw, graphs, most = load(args)
+    most -= most % max(1, cfg.c_thought)  # whole steps only
+    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "analysis.json")
+    check_writable(out)
     with precision(cfg, next(model.parameters()).device):
         result = {"command": command} | about | analyze(model, raw, graphs, cfg, tok, most, args, about["stage"])
+    with open(out, "w", encoding="utf-8") as f:
+        json.dump(result, f)
     for key, show in (
         ("sweep", show_sweep),
         ("trained", show_trained),
@@ -414,9 +424,6 @@ def main(argv):
     ):
         if result.get(key):
             show(result[key])
-    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "analysis.json")
-    with open(out, "w", encoding="utf-8") as f:
-        json.dump(result, f)
     print(f"\n{out} has it all; `python {ours('plot.py')} {os.path.dirname(out) or '.'}` makes pictures of it")
 
 

@@ -249,4 +249,5 @@ def draw(logits, temperature, top_k):
     if top_k is not None:
         least = logits.topk(min(top_k, logits.size(-1))).values[:, -1:]
         logits = logits.masked_fill(logits < least, -math.inf)
-    return torch.multinomial((logits / temperature).softmax(-1), 1)[:, 0]
+    logits = logits - logits.max(-1, keepdim=True).values  # at most 0, so that a small temperature makes none +infinite
+    return torch.multinomial((logits / max(temperature, 1e-30)).softmax(-1), 1)[:, 0]

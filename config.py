@@ -154,7 +154,8 @@ def parse(cls, argv, doc, takes_file=False, places=()):
                 raise UserError(f"--{name}: a value is missing")
             text = argv.pop(0)
         text = text.replace("\\n", "\n") if name.endswith("_format") else text  # a shell does not do it
-        value = {str: text, tuple[str, ...]: text.split(",")}.get(kinds.get(name)) or literal(text)
+        value = {str: text, str | None: text, tuple[str, ...]: text.split(",")}.get(kinds.get(name))
+        value = literal(text) if value is None else value
         flags[name] = check(cls, name, value, "command line")
         several = f"--{name}={text.rstrip(',')}" * (typing.get_origin(kinds[name]) is tuple)
     found = read_config_file(cls, file) if file else {}
@@ -179,6 +180,9 @@ def to_stderr(text):
 
 def cli(main, say=to_stderr):
     """Run a script's main(argv). What the user can put right becomes one line, for say(), and exit code 2."""
+    for stream in (sys.stdin, sys.stdout):  # what cannot be shown, or read, is no reason to lose a run
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as e:

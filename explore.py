@@ -29,7 +29,7 @@ from evaluate import find_answer, precision, right_answer
 from graphs import node_of
 from plot import layers
 from sample import look_into
-from textfile import PROJECT, read_text
+from textfile import PROJECT, check_writable, read_text
 from tokenizer import BOT, PAUSE
 
 LARGEST = 1_000_000  # bytes of a page: what can be sent by mail, and opens on a phone at once
@@ -206,6 +206,8 @@ def main(argv):
     command, began = shlex.join(["python", "explore.py", *argv]), time.time()
     args = parse(ExploreConfig, argv, __doc__, places=("ckpt", "data"))
     model, cfg, tok, about, raw, graphs, most = load(args)
+    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
+    check_writable(out)
     with precision(cfg, next(model.parameters()).device):
         questions = explore(model, raw, graphs, cfg, tok, most, args, about["stage"])
         found = [looks(model, p.question, most, cfg, tok) for p in data.encode(raw, cfg, tok)]
@@ -215,7 +217,6 @@ def main(argv):
         "questions": questions,
     }  # fmt: skip
     html = write_with_attention(page, found)
-    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
     with open(out, "w", encoding="utf-8") as f:
         f.write(html)
     print(f"{out}: {len(html.encode()) / 1000:,.0f} kB, {time.time() - began:.1f} s; open it in a browser")

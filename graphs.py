@@ -69,19 +69,44 @@ class Graph(NamedTuple):
         return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
 
 
+def check_fields(problem):
+    """ValueError with the key of the first graph field that is missing or not what it should be."""
+    symbols = problem.get("idx_to_symbol")
+    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+        raise ValueError("expected 'idx_to_symbol' to be a list of names")
+
+    def is_node(v):
+        return type(v) is int and 0 <= v < len(symbols)
+
+    edges = problem.get("edges")
+    if not isinstance(edges, list):
+        raise ValueError("expected 'edges' to be a list of pairs of nodes")
+    for edge in edges:
+        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
+            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
+    for key in ("root", "target", "neg_target"):
+        if not is_node(problem.get(key)):
+            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
+    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
+        raise ValueError("its 'target' cannot be reached from its 'root'")
+
+
 def graph_of(problem):
     """The Graph of a problem as a dict, or None if it is about something else."""
     sentences = any(" " in step for step in problem["steps"])
     words = problem["question"].split()
     if {"edges", "root", "target", "idx_to_symbol"} <= problem.keys():
+        check_fields(problem)
         names = [str(name) for name in problem["idx_to_symbol"]]
         edges = [(names[a], names[b]) for a, b in problem["edges"]]
         root, target = names[problem["root"]], names[problem["target"]]
-        other = names[problem["neg_target"]] if "neg_target" in problem else None
+        other = names[problem["neg_target"]]
     elif len(words) % 2 == 0 and words[-2:-1] == ["start"]:
         words = words[:-4] + words[-2:] if words[-4:-3] == ["go"] else words
         edges, root, target, other = list(zip(words[:-2:2], words[1:-2:2])), words[-1], problem["answer"], None
         names = sorted({name for edge in edges for name in edge})
+        if not {root, target, *problem["steps"]} <= {*names}:
+            return None  # about something else, which ends in the same word
     else:
         return None
     return Graph({a: [b for x, b in edges if x == a] for a in names}, root, target, other, sentences)
@@ -89,7 +114,12 @@ def graph_of(problem):
 
 def read_graphs(problems, path):
     """The Graphs of all problems, or None if they are not about graphs."""
-    graphs = [graph_of(p) for p in problems]
+    graphs = []
+    for i, problem in enumerate(problems):
+        try:
+            graphs.append(graph_of(problem))
+        except ValueError as e:
+            raise UserError(f"{path}: example {i}: {e}") from None
     if None in graphs:
         return None
     for i, (graph, p) in enumerate(zip(graphs, problems)):

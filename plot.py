@@ -19,6 +19,7 @@ The command that made a picture is in its metadata ("Description").
 import json
 import os
 import shlex
+from contextlib import suppress
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
@@ -47,11 +48,13 @@ def run_folder(path):
 
 
 def read_log(path):
-    """{stream: [(step, value), ...]} of a log.txt."""
+    """{stream: [(step, value), ...]} of a log.txt, without lines that are damaged, or only begun."""
     streams = {}
-    with open(path, encoding="utf-8") as f:
-        for step, stream, value in (line.split() for line in f if line.endswith("\n")):  # a run may be writing the last
-            streams.setdefault(stream, []).append((int(step), float(value)))
+    with open(path, encoding="utf-8", errors="replace") as f:
+        for line in f:
+            with suppress(ValueError):
+                step, stream, value = line.split() if line.endswith("\n") else ()
+                streams.setdefault(stream, []).append((int(step), float(value)))
     return streams
 
 
@@ -67,9 +70,12 @@ def final_accuracy(folder):
 def read_analysis(path):
     try:
         with open(path, encoding="utf-8") as f:
-            return json.load(f)
+            found = json.load(f)
     except ValueError as e:
         raise UserError(f"{path}: not what analyze.py has written: {e}") from None
+    if not isinstance(found, dict) or not {"command", "sweep", "values", "thoughts", "probes"} <= found.keys():
+        raise UserError(f"{path}: not what analyze.py has written")
+    return found
 
 
 def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
@@ -99,12 +105,13 @@ def draw_training(log, baselines):
     if "test/accuracy" in log:
         step, value = log["test/accuracy"][-1]
         ax.plot([step], [value], "k*", markersize=11, clip_on=False, label=f"test: {value:.1%}")
-    begins = [step for step, _ in log["stage"]]
+    begun = [(step, stage) for step, stage in log["stage"] if step < steps[-1]]  # of what has been evaluated
+    begins = [step for step, _ in begun]
     for step in begins[1:]:
         ax.axvline(step, color="0.7", linewidth=0.8)
     top = ax.secondary_xaxis("top")  # the number of each stage, above its middle
     middles = [(a + b) / 2 for a, b in zip(begins, [*begins[1:], steps[-1]])]
-    top.set_xticks(middles, [f"{stage:.0f}" for _, stage in log["stage"]], fontsize=9)
+    top.set_xticks(middles, [f"{stage:.0f}" for _, stage in begun], fontsize=9)
     top.tick_params(length=0)
     top.set_xlabel("stage")
     ax.set(xlabel="training step", ylabel="accuracy on held-out questions", ylim=(0, 1.02), xlim=(0, max(steps)))

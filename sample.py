@@ -59,7 +59,9 @@ class SampleConfig:
     top: int = option(5, "tokens to show for each thought", least=1)
     json: bool = option(False, "print one JSON document, and nothing else on stdout")
     max_new_tokens: int = option(256, "most tokens to write", least=1)
-    temperature: float = option(0.0, "0 writes the likeliest token each time; above, tokens are drawn", least=0)
+    temperature: float = option(
+        0.0, "0 writes the likeliest token each time; above, tokens are drawn", least=0, most=1e6
+    )
     top_k: int | None = option(None, "draw from the k likeliest tokens only", least=1)
     seed: int = option(1, "decides what is drawn", least=0, most=2**63)
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
@@ -72,7 +74,7 @@ class SampleConfig:
 def latest_run():
     """The folder of the run under out/ that was written to last; out/ itself if there is none."""
     runs = [folder for folder in glob.glob("out/*/") if find_checkpoint(folder) != folder]
-    return max(runs, key=os.path.getmtime, default="out")
+    return max(runs, key=lambda folder: os.path.getmtime(find_checkpoint(folder)), default="out")
 
 
 def load(args):
@@ -101,7 +103,8 @@ def ask(args, cfg, known):
     for question in chain([args.question] * (args.question is not None), map(str.strip, typed)):
         unknown = {*data.find_pieces([{"question": question, "steps": [], "answer": ""}], cfg)} - known["pieces"]
         if unknown:
-            print(f"WARNING: these are not in the training data: {' '.join(repr(p.strip()) for p in sorted(unknown))}")
+            some = data.name_some([p.strip() for p in sorted(unknown)])
+            print(f"WARNING: these are not in the training data: {some}")
         yield [{"question": question, "steps": [""] * known["longest"], "answer": ""}]  # as if it were the longest
 
 
@@ -185,7 +188,7 @@ def fit(thoughts, columns):
 
 def wrap(text, columns):
     """The lines of a text, broken where they are too long."""
-    return [part for line in text.split("\n") for part in textwrap.wrap(line, columns) or [""]]
+    return [part for line in text.split("\n") for part in textwrap.wrap(line, max(1, columns)) or [""]]
 
 
 def show(seen):
@@ -239,5 +242,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    sys.stdout.reconfigure(errors="replace")  # not every output has bars
     cli(main)

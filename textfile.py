@@ -26,6 +26,17 @@ def ours(*parts):
     return min(path, os.path.relpath(path), key=len)
 
 
+def check_writable(path):
+    """UserError if a file cannot be written there, before there is anything to write. What is there is left alone."""
+    try:
+        there = os.path.exists(path)
+        open(path, "ab").close()
+        if not there:
+            os.remove(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
+
+
 def read_text(path):
     """The text of a UTF-8 file, lines ending in "\\n" whatever they end in there, without a byte order mark.
 

@@ -260,7 +260,7 @@ def train(cfg, argv):
     for name, value in test.items():
         run.log(f"test/{name}", value)
     show_test(test, len(run.problems["test"]), run.best)
-    print(f"look at its thoughts: python {ours('sample.py')} {cfg.out_dir}")
+    print(f"look at its thoughts: python {ours('sample.py')} {shlex.quote(cfg.out_dir)}")
 
 
 def main(argv):

@@ -136,6 +136,31 @@ def test_official_problems_are_read():
             assert graded(p, LINES, k, text) == ("correct path" if k < len(p["steps"]) else "correct label")
 
 
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"edges": [[0, 99]]}, "'edges'"), ({"edges": "x"}, "'edges'"), ({"edges": None}, "'edges'"),
+        ({"root": "e"}, "'root'"), ({"neg_target": 9}, "'neg_target'"), ({"idx_to_symbol": [1, 2]}, "'idx_to_symbol'"),
+        ({"root": 1, "target": 0}, "'target' cannot be reached"),
+    ],
+)  # fmt: skip
+def test_broken_graphs_are_one_line(change, words):
+    """Catches fields that training does not look at, and an analysis cannot do without."""
+    problem = {"question": "q", "steps": ["b"], "answer": "b", "idx_to_symbol": ["a", "b", "c"], "edges": [[0, 1]]}
+    problem |= {"root": 0, "target": 1, "neg_target": 2}
+    assert graphs.read_graphs([problem], "test.json")[0].successors == {"a": ["b"], "b": [], "c": []}
+    with pytest.raises(UserError, match=f"test.json: example 0: .*{words}"):
+        graphs.read_graphs([problem | change], "test.json")
+
+
+@pytest.mark.parametrize(
+    "question, steps", [("+ 3 * 2 - 1 start 5", ["8", "16", "15"]), ("start c", []), ("a b start c", ["b"])]
+)
+def test_not_all_that_ends_in_start_is_a_graph(question, steps):
+    """Catches sums, refused for not being shortest paths."""
+    assert graphs.read_graphs([{"question": question, "steps": steps, "answer": (steps or ["c"])[-1]}], "") is None
+
+
 def test_problems_whose_path_is_not_the_shortest_are_refused():
     """Catches hops that go round the circle more than once: no category would mean what its name says."""
     with pytest.raises(UserError, match="example 1: .* not a shortest path"):

@@ -9,6 +9,8 @@ import json
 import math
 import os
 import random
+import re
+import shutil
 
 import pytest
 import tiktoken
@@ -20,6 +22,7 @@ import batches
 import curriculum
 import data
 import evaluate
+import explore
 import prepare_addition
 import prepare_arithmetic
 import prepare_family
@@ -27,10 +30,12 @@ import prepare_hops
 import sample
 import tokenizer
 import train
+from coconut import draw
 from config import UserError, parse
 from model import GPT, GPTConfig
 from run import Run
 from settings import TrainConfig
+from tokenizer import make_tokenizer
 from weights import is_projection, write_safetensors
 
 # ---------------------------------------------------------------- extremes
@@ -389,3 +394,111 @@ def test_an_old_figure_stands_in_brackets(in_trained, capsys):
     assert [text.startswith("(") for text in accuracies] == [False, False, True, False] and accuracies[0] == "-"
     assert accuracies[2] == f"({accuracies[1]})" and len({line.index(" lr ") for line in lines}) == 1
     assert max(map(len, lines)) <= 120
+
+
+# ---------------------------------------------------------------- what is lost, or kept, or mistaken
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Andre\u0301 Zoe\u0308",
+        "राम सीता",
+        "مُحَمَّد",
+        "שָׁלוֹם",
+        "x² ½ a\u200db",
+        "a\x1c\x1cb \u2028\u2028c\x85",
+        "ไทย, 日本!",
+    ],
+)
+def test_words_are_the_same_to_python_and_to_tiktoken(text):
+    """Catches accents and vowel signs that belong to a word here and not there: the word is spelt in bytes, unseen."""
+    cfg = TrainConfig(tokenizer="words", question_format="{}")
+    pieces = data.find_pieces([{**PROBLEM, "question": text}], cfg)
+    tok = make_tokenizer("words", pieces)
+    found = [tok.decode([t]) for t in tok.encode_ordinary(text)]
+    assert set(found) <= {*pieces} and "".join(found) == text
+    assert len(found) == len(re.findall(tokenizer.PATTERNS["words"], text))
+
+
+def test_a_model_without_its_last_state_is_not_overwritten(trained, tmp_path, capsys, monkeypatch):
+    """Catches a best.pt, kept to be used, that the next run replaces without a word; and an analysis of the old one."""
+    shutil.copytree(trained, tmp_path / "copy")
+    monkeypatch.chdir(tmp_path / "copy")
+    for name in ("analysis.json", "explore.html", "notes.txt"):
+        (tmp_path / "copy/out/run" / name).write_text("old")
+    os.remove("out/run/ckpt.pt")
+    error = fails(train.main, [*hops_flags(), "--out_dir=out/run"], capsys, monkeypatch)
+    assert "out/run/best.pt is there from an earlier run: --overwrite discards it" in error and "--resume" not in error
+    run = Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out/run", "--overwrite"], ""))
+    run.lock.close()
+    assert sorted(os.listdir("out/run")) == ["lock", "log.txt", "notes.txt"]
+
+
+@pytest.mark.parametrize("question", ["5", "1,2", "true", "None", "'quoted'", "", "a == b"])
+def test_a_question_is_text(question):
+    """Catches what looks like a number, a list or None in Python, and is a question here."""
+    assert parse(sample.SampleConfig, [f"--question={question}"], "").question == question
+    assert parse(sample.SampleConfig, ["--question", question], "").question == question
+
+
+def test_output_that_cannot_be_shown_costs_no_run(tmp_path):
+    """Catches a terminal that knows no Greek, and so ends a stage before it is saved."""
+    problems = [{"question": "α β", "steps": ["γ"], "answer": "γ"}] * 3
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.json").write_text(json.dumps(problems))
+    flags = [*TINY, "--data_dir=.", "--steps=1", "--max_latent_stage=1", "--out_dir=out"]
+    done = command(tmp_path, "train.py", *flags, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0 and "a held-out question:  ? ?" in done.stdout and (tmp_path / "out/ckpt.pt").exists()
+
+
+def test_files_of_a_task_are_replaced_together(tmp_path):
+    """Catches a new train.json beside an old test.json, after ^C or on a full disk."""
+    old = data.write_files(tmp_path, {"train": [1], "test": [2]})
+    with pytest.raises(TypeError):
+        data.write_files(tmp_path, {"train": [3], "test": [{4}]})  # a set is no JSON: what goes wrong does not matter
+    assert [json.load(open(path)) for path in old.values()] == [[1], [2]] and len(os.listdir(tmp_path)) == 2
+
+
+def test_pictures_of_what_has_only_begun(tmp_path, capsys, monkeypatch):
+    """Catches a traceback for a stage that is not evaluated yet, a damaged line, another program's analysis.json."""
+    pytest.importorskip("matplotlib")
+    import plot
+
+    lines = "0 stage 0\n5 valid/accuracy 0.5\n\0\0\0\0\n7 \nx y z\n5 stage 1\n6 train/loss 1.0\n9 valid/accu"
+    (tmp_path / "log.txt").write_text(lines)
+    assert plot.read_log(tmp_path / "log.txt")["valid/accuracy"] == [(5, 0.5)]
+    plot.main([str(tmp_path)])
+    assert "training.png" in capsys.readouterr().out
+    for other in ("{}", "[]"):
+        (tmp_path / "analysis.json").write_text(other)
+        error = fails(plot.main, [str(tmp_path)], capsys, monkeypatch)
+        assert "analysis.json: not what analyze.py has written" in error
+
+
+def test_an_analysis_that_could_not_be_written_is_not_made(in_trained, capsys, monkeypatch):
+    """Catches a file that fails to be written when all the work is done, or is lost with the terminal."""
+    for main in (analyze.main, explore.main):
+        error = fails(main, ["out/run", "--count=4", "--out=nowhere/a.json"], capsys, monkeypatch)
+        assert "nowhere/a.json: cannot be written: No such file or directory" in error
+    monkeypatch.setattr(analyze, "show_sweep", lambda rows: 1 / 0)  # as when the reader of a pipe goes away
+    with pytest.raises(ZeroDivisionError):
+        analyze.main(["out/run", "--count=4", "--out=a.json"])
+    assert json.load(open("a.json"))["problems"] == 4
+
+
+def test_one_question_and_thoughts_that_are_no_whole_steps(in_trained, capsys):
+    """Catches a standard deviation of one number, and an index behind the last thought."""
+    run = run_to_the_end([*hops_flags(), "--steps=1", "--c_thought=2", "--out_dir=out/two"])
+    run.lock.close()
+    json.dump(data.load_json("data/test.json")[:1], open("one.json", "w"))
+    analyze.main(["out/two", "one.json", "--max_thoughts=3", "--out=two.json"])
+    found = json.load(open("two.json"))
+    assert [row["thoughts"] for row in found["sweep"]][-1] == 2 and found["thoughts"][0]["norm_std"] == 0
+
+
+def test_any_temperature_draws_a_token():
+    """Catches logits that a small temperature makes infinite."""
+    logits = torch.tensor([[1.0, 3.0, 2.0]])
+    for temperature in (1e-300, 1e-40, 1e-6):
+        assert draw(logits, temperature, None).item() == draw(logits, temperature, 2).item() == 1
