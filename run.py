@@ -203,6 +203,10 @@ class Run:
         phases = max(len(trained), len(cfg.teacher_forcing))
         if len(self.plan) == 1 and phases > 1:
             self.plan, n_stages = self.plan * phases, phases
+        if len(trained) > len(self.plan):
+            raise UserError(
+                f"data_dir: {len(trained)} folders for {len(self.plan)} stages: the last would be no stage's"
+            )
         self.n_stages = n_stages
         self.lengths = self.stage_lengths(cfg)
 

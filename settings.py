@@ -236,5 +236,7 @@ class TrainConfig:
             for name in names if model != self.model else ():
                 if getattr(self, name) != getattr(TrainConfig, name):
                     raise UserError(f"{name}={getattr(self, name)} is for model={model}, but this is {self.model}")
+        if not self.out_dir:
+            raise UserError("out_dir is empty, expected a folder")
         if self.resume and self.overwrite:
             raise UserError("--resume and --overwrite: expected one of them")

@@ -129,6 +129,8 @@ def splits(folder, *problems):
         (["--names=[a-"], ["names", "regular expression"]),
         (["--data_dir=good", "--names=[a-j]", "--steps=1"], ["names", "does not match"]),
         (["--resume", "--overwrite"], ["expected one of them"]),
+        (["--out_dir="], ["out_dir is empty"]),
+        (["--data_dir=good,good,good,good,good,good"], ["data_dir: 6 folders for 5 stages"]),
         (["--resume", "--data_dir=good"], ["out/hops/ckpt.pt", "no such checkpoint"]),
     ],
 )
