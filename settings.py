@@ -204,6 +204,8 @@ class TrainConfig:
             raise UserError(f"teacher_writes=all has no effect: method={self.method} has no teacher")
         if self.init == "induction" and self.n_embd % 2:
             raise UserError(f"n_embd={self.n_embd} is odd, but init=induction has its positions in pairs of numbers")
+        if self.stop == "ponder":  # or a short problem would never learn to stop: it is at its end anyway
+            self.pad_latent_to_max = True
         if self.method == "simcot" and self.decoder == "head":
             self.thought_targets = self.thought_targets or "steps"
         if {"thoughts", "members"} & losses and not self.thought_targets:

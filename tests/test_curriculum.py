@@ -134,6 +134,14 @@ def test_what_thoughts_should_say():
         assert [found and "".join(map(tok.decode, [found])).strip() for found in targets] == expected
 
 
+def test_pondering_may_end_wherever_an_evaluation_lets_it_end():
+    """Catches a short problem that is cut off at its own steps in training, and so never learns to stop there."""
+    cfg, tok, problem = words(stop="ponder", max_latent_stage=5)
+    short = problem._replace(steps=problem.steps[:1])
+    for stage in range(6):
+        assert curriculum.make_row(short, stage, cfg, tok).n == evaluate.most_thoughts(stage, cfg) == stage
+
+
 @pytest.mark.parametrize("remove_from", ["front", "back"])
 @pytest.mark.parametrize("stage", range(4))
 def test_the_last_state_has_nothing_to_say_about_steps_that_are_gone(stage, remove_from):
