@@ -705,7 +705,7 @@ def test_training_goes_on_from_weights(checkpoint, capsys):
     assert load_checkpoint(run.best)[1].n_layer == 2
     run.lock.close()
     with pytest.raises(UserError, match="its tokenizer is 'gpt2', that of this run 'words'"):
-        Run(parse(TrainConfig, [*flags, "--tokenizer=words"], ""))
+        Run(parse(TrainConfig, [*flags, "--tokenizer=words", "--out_dir=other"], ""))
 
 
 @pytest.mark.network
