@@ -23,6 +23,8 @@ from graphs import check_graph
 from textfile import no_such, ours, read_text
 from tokenizer import EOS, PATTERNS
 
+SPLITS = "train", "valid", "test"  # a task's files, NAME.json
+
 
 def check_exists(path):
     """UserError if there is no such data file, with where it was looked for, and the script that makes it."""
@@ -191,8 +193,8 @@ def load(path, cfg, tok, pieces=()):
     check_exists(path)
     with open(path, "rb") as f:
         key = hashlib.sha256(f.read())
-    for part in ("1", cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
-        key.update(part.encode() + b"\0")  # "1": to be raised when encode() changes
+    for part in ("2", cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
+        key.update(part.encode() + b"\0")  # "2": to be raised when encode() changes
     try:
         with np.load(path + ".npz") as cache:
             fresh = cache["key"] == key.hexdigest()
@@ -297,5 +299,5 @@ def write_splits(cfg, draw):
             if not misses:
                 seen.add(identity)
                 splits[name].append(problem)
-    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in ("train", "valid", "test")}).items():
+    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in SPLITS}).items():
         print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")
