@@ -69,8 +69,11 @@ class Graph(NamedTuple):
         return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
 
 
-def check_fields(problem):
-    """ValueError with the key of the first graph field that is missing or not what it should be."""
+def check_fields(problem, nodes=("root", "target", "neg_target")):
+    """ValueError with the key of the first graph field that is missing or not what it should be.
+
+    problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
+    """
     symbols = problem.get("idx_to_symbol")
     if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
         raise ValueError("expected 'idx_to_symbol' to be a list of names")
@@ -84,7 +87,7 @@ def check_fields(problem):
     for edge in edges:
         if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
             raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
-    for key in ("root", "target", "neg_target"):
+    for key in nodes:
         if not is_node(problem.get(key)):
             raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
     if problem["target"] not in search(children(edges), [problem["root"]])[0]:
@@ -96,16 +99,16 @@ def graph_of(problem):
     sentences = any(" " in step for step in problem["steps"])
     words = problem["question"].split()
     if {"edges", "root", "target", "idx_to_symbol"} <= problem.keys():
-        check_fields(problem)
+        check_fields(problem, [key for key in ("root", "target", "neg_target") if key in problem])
         names = [str(name) for name in problem["idx_to_symbol"]]
         edges = [(names[a], names[b]) for a, b in problem["edges"]]
         root, target = names[problem["root"]], names[problem["target"]]
-        other = names[problem["neg_target"]]
+        other = names[problem["neg_target"]] if "neg_target" in problem else None
     elif len(words) % 2 == 0 and words[-2:-1] == ["start"]:
         words = words[:-4] + words[-2:] if words[-4:-3] == ["go"] else words
         edges, root, target, other = list(zip(words[:-2:2], words[1:-2:2])), words[-1], problem["answer"], None
         names = sorted({name for edge in edges for name in edge})
-        if not {root, target, *problem["steps"]} <= {*names}:
+        if not {root, target, *map(node_of, problem["steps"])} <= {*names}:
             return None  # about something else, which ends in the same word
     else:
         return None

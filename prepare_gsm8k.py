@@ -158,7 +158,7 @@ def main(argv):
 
     tok = make_tokenizer("gpt2")
     settings = TrainConfig(tokenizer="gpt2", block_size=1024)  # the rest: the official code's formats
-    for path in data.write_files(cfg.out_dir, {split: splits[split] for split in ("train", "valid", "test")}).values():
+    for path in data.write_files(cfg.out_dir, {split: splits[split] for split in data.SPLITS}).values():
         problems = data.load(path, settings, tok)  # tokenises, and keeps the tokens for training
         print(f"{path}: {len(problems):,} problems, {len(problems.tokens):,} tokens")
     print(f"\nfor example: {splits['train'][0]}")

@@ -27,7 +27,7 @@ import random
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
-from data import load_json, write_files, write_splits
+from data import SPLITS, load_json, write_files, write_splits
 from download import download
 from graphs import check_fields, children, search
 
@@ -228,7 +228,7 @@ def read(path):
 def read_official(folder):
     """{split: problems}, of the files in a folder, or else downloaded."""
     splits = {}
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         name = f"prosqa_{split}.json"
         path = os.path.join(folder, name) if folder else download(f"{OFFICIAL_URL}/{name}")
         if os.path.exists(path):
@@ -274,7 +274,7 @@ def generate(cfg, rng):
         return problem, identity(problem)
 
     write_splits(cfg, draw)
-    return {split: read(os.path.join(cfg.out_dir, f"{split}.json")) for split in ("train", "valid", "test")}
+    return {split: read(os.path.join(cfg.out_dir, f"{split}.json")) for split in SPLITS}
 
 
 def convert(cfg, rng):

@@ -126,8 +126,8 @@ class Run:
 
     def load_data(self):
         """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
-        cfg, splits = self.cfg, ("train", "valid", "test")
-        files = [{split: f"{folder}/{split}.json" for split in splits} for folder in cfg.data_dir]
+        cfg = self.cfg
+        files = [{split: f"{folder}/{split}.json" for split in data.SPLITS} for folder in cfg.data_dir]
         for path in (path for paths in files for path in paths.values()):
             data.check_exists(path)
         if cfg.tokenizer == "source":

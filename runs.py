@@ -29,13 +29,13 @@ from statistics import mean
 
 from checkpoint import SIZES, load_checkpoint
 from config import UserError, cli, nearest, option, parse
+from data import SPLITS
 from evaluate import duration
 from plot import read_log
 from run import Run, discard, lock
 from settings import TrainConfig
 from textfile import ours
 
-SPLITS = "train", "valid", "test"
 COLUMNS = {"tokens": ".1f", "thoughts": ".1f", "steps": ",.0f", "seconds": ",.0f", "cpu_seconds": ",.0f"}
 
 
@@ -56,8 +56,6 @@ class Job:
         files = (os.path.join(self.cfg.out_dir, name) for name in ("ckpt.pt", "log.txt", "run.txt", "took.txt"))
         self.checkpoint, self.log, self.says, self.took = files
         self.begun = os.path.exists(self.checkpoint) and not self.cfg.overwrite
-        files = (os.path.join(folder, f"{split}.json") for folder in self.cfg.data_dir for split in SPLITS)
-        self.data = [path for path in files if os.path.exists(path)]
         self.status = "finished" if self.begun and self.is_finished() else "not begun"
 
     def is_finished(self):
@@ -67,7 +65,8 @@ class Job:
             saved, log = vars(load_checkpoint(self.checkpoint)[1]), read_log(self.log)
         except (UserError, OSError):
             return False
-        if any(os.path.getmtime(path) > os.path.getmtime(self.checkpoint) for path in self.data):
+        data = (os.path.join(folder, f"{split}.json") for folder in self.cfg.data_dir for split in SPLITS)
+        if any(os.path.getmtime(path) > os.path.getmtime(self.checkpoint) for path in data if os.path.exists(path)):
             return False
         return "test/accuracy" in log and all(saved[k] == v for k, v in vars(self.cfg).items() if k not in free)
 

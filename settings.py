@@ -39,7 +39,9 @@ class TrainConfig:
     max_latent_stage: int = option(
         4, "stages after stage 0; a final one follows if some steps remain", least=0, most=1000
     )
-    pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
+    pad_latent_to_max: bool = option(
+        False, "problems with few steps get as many thoughts as the others; always with stop=ponder"
+    )
     mixing: str = option(
         "uniform",
         "examples of other stages in a stage: any, with a chance of uniform_prob; earlier ones, i with weight i + 1",

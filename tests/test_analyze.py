@@ -149,6 +149,8 @@ def test_broken_graphs_are_one_line(change, words):
     problem = {"question": "q", "steps": ["b"], "answer": "b", "idx_to_symbol": ["a", "b", "c"], "edges": [[0, 1]]}
     problem |= {"root": 0, "target": 1, "neg_target": 2}
     assert graphs.read_graphs([problem], "test.json")[0].successors == {"a": ["b"], "b": [], "c": []}
+    del problem["neg_target"]  # not every graph has one
+    assert graphs.read_graphs([problem], "test.json")[0].other is None
     with pytest.raises(UserError, match=f"test.json: example 0: .*{words}"):
         graphs.read_graphs([problem | change], "test.json")
 

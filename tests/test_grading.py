@@ -84,7 +84,8 @@ def test_random_numbers_however_they_are_written():
             digits = f"{over * k}/{under * k}"
         elif "." in digits:
             digits += "0" * rng.randrange(3)
-        before, after = rng.choice([("", ""), ("", ""), ("$", ""), ("", "%"), ("", " apples"), ("£ ", "."), ("", "kg")])
+        around = [("", ""), ("", ""), ("$", ""), ("", "%"), ("", " apples"), ("£ ", "."), ("", "kg")]
+        before, after = rng.choice(around)
         sign = rng.choice("-\u2212\u2013") if sign else rng.choice(["", "", "+"])
         return sign + before + digits + after
 
