@@ -15,8 +15,8 @@ LARGEST = 9999  # its power of ten: so that 1e999999999 takes no memory; what is
 SIGNS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # hyphens, dashes, minus signs
 SLASHES = dict.fromkeys(map(ord, "\u2044\u2215"), "/")  # of a fraction, and of a division
 UNITS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "%": "percent"}
-# words that make another number of the one before them: 2 million, 2 and a half, 2nd
-NUMBERS = set("hundred thousand million billion trillion dozen half third quarter k mn bn st nd rd th".split())
+# words that make another number of the one before them: 2 million, 3 halves, 2 and a half, 2nd
+NUMBERS = set("hundred thousand million billion trillion dozen half halve third quarter k mn bn st nd rd th".split())
 DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)"  # a comma is a thousands separator, or the text is no number
 NUMBER = re.compile(
     rf"""(?P<minus>[+-]?)\s?(?P<currency>[$€£¥]?)\s?(?P<minus2>-?)

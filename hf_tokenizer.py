@@ -133,6 +133,9 @@ def load_tokenizer(source):
         raise
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise UserError(f"{source}: not a byte-level BPE: {type(e).__name__}: {str(e)[:100]}") from None
+    for numbers in [*ranks.values()], [*specials.values()]:
+        if len({*numbers}) < len(numbers) or not all(type(i) is int and 0 <= i < 2**24 for i in numbers):
+            raise UserError(f"{source}: its tokens are not numbered with different whole numbers, from 0 to 16 million")
     order = [vocab[token] for token in merged]
     if order != sorted(order):
         raise UserError(f"{source}: its tokens are not numbered in the order of the merges: tiktoken cannot do that")
@@ -146,7 +149,10 @@ def load_tokenizer(source):
     # a number that still means nothing could be written by a model, but not be decoded
     specials |= {f"<|unused-{i}|>": i for i in range(max(known)) if i not in known}
     kind = NFCEncoding if nfc else tiktoken.Encoding
-    tok = kind("source", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    try:
+        tok = kind("source", pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    except ValueError as e:
+        raise UserError(f"{source}: the pattern that cuts text is not a regular expression: {str(e)[:100]}") from None
     tok.added = sorted(known - taken)
     return tok
 

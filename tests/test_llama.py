@@ -562,6 +562,12 @@ def test_a_model_whose_end_has_another_name_and_with_gaps(tmp_path):
     assert len({tok.decode([i]) for i in range(300, 451)}) == 151  # whatever a model writes can be shown
 
 
+def cut_by(regex):
+    split = {"type": "Split", "pattern": {"Regex": regex}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
+    return {"type": "Sequence", "pretokenizers": [split, byte_level]}
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
@@ -571,6 +577,10 @@ def test_a_model_whose_end_has_another_name_and_with_gaps(tmp_path):
         ({"model": {"type": "Unigram", "vocab": []}}, "not a byte-level BPE"),
         ({"model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}, "not a byte-level BPE: KeyError"),
         ({"model": {"type": "BPE", "vocab": {"a": 0, "ab": 1, "b": 3, "ba": 2}, "merges": ["b a", "a b"]}}, "order"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 0}, "merges": []}}, "different whole numbers"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "<x>": 2**40}, "merges": []}}, "different whole numbers"),
+        ({"model": {"type": "BPE", "vocab": {"a": 0, "b": 1.5}, "merges": []}}, "different whole numbers"),
+        ({"pre_tokenizer": cut_by("((")}, "not a regular expression"),
     ],
 )
 def test_tokenizers_that_tiktoken_cannot_be(change, message, tmp_path):
