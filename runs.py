@@ -134,14 +134,16 @@ def plan(argv):
             varied[name] = text.split(";" if ";" in text else ",")
         else:
             common.append(arg)
-    args, base = parse(RunsConfig, own, __doc__), parse(TrainConfig, common, "", takes_file=True)
+    combinations = [[*zip(varied, values)] for values in product(*varied.values())]
+    flags = [[f"--{name}={value}" for name, value in values] for values in combinations]
+    args = parse(RunsConfig, own, __doc__)
+    base = parse(TrainConfig, [*common, *flags[0]], "", takes_file=True)  # what holds for all may need what varies
     for name in {"resume", "eval_only", "eval_file"} & {*base.given, *varied}:
         raise UserError(f"{name} has no place here: runs are resumed by themselves, and tested in the end")
     out_dir = base.out_dir.rstrip("/")
-    for values in product(*varied.values()):
-        folder = "-".join([out_dir, *(re.sub(r"[^\w.,+-]", "_", value) for value in values)])
-        flags = [f"--{name}={value}" for name, value in zip(varied, values)]
-        jobs.append(Job(dict(zip(varied, values)), [*common, *flags, f"--out_dir={folder}"]))
+    for values, its_flags in zip(combinations, flags):
+        folder = "-".join([out_dir, *(re.sub(r"[^\w.,+-]", "_", value) for _, value in values)])
+        jobs.append(Job(dict(values), [*common, *its_flags, f"--out_dir={folder}"]))
     if "out_dir" in varied or len({job.cfg.out_dir for job in jobs}) < len(jobs):
         raise UserError("expected NAME=VALUE,VALUE with different values; each run's out_dir is made of them")
     if args.relative_to and args.relative_to not in (rows := [job.row for job in jobs]):

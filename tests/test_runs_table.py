@@ -139,6 +139,7 @@ def test_old_results_do_not_pass_for_new_ones(tmp_path):
         (["seed=1,2"], ["x-1", "x-2"], ["1", "2"]),
         (["losses=ce;ce,seq_vcr:2"], ["x-ce", "x-ce,seq_vcr_2"], ["ce", "ce,seq_vcr:2"]),
         (["steps=3,4"], ["x-3", "x-4"], ["3", "4"]),
+        (["method=lotus", "--losses=ce,thoughts:1"], ["x-lotus"], ["lotus"]),  # which coconut could not have
         ([], ["x"], []),
     ],
 )  # fmt: skip
