@@ -300,7 +300,8 @@ def analyze(model, raw, graphs, cfg, tok, most, args, stage):
         about = {"question": raw[i]["question"], "path": paths[i], **graphs[i]._asdict()}
         result["examples"].append(about | {"values": []})
     for n in range(0, most + 1, c):
-        print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
         row, thoughts = sweep(model, problems, graphs, cfg, tok, [n] * len(problems))
         result["sweep"].append(row | {"thoughts": n})
         values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}

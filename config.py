@@ -20,6 +20,10 @@ import typing
 from textfile import UserError, no_such, ours, read_text
 
 LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
+NANOGPT = {
+    "learning_rate": "lr", "max_iters": "steps", "eval_interval": "eval_every", "log_interval": "log_every",
+    "warmup_iters": "warmup_steps", "dataset": "data_dir",
+}  # fmt: skip  # what is known there by another name
 
 
 def first_line(e):
@@ -53,7 +57,8 @@ def cast(value, kind):
 
 
 def shown(value):
-    """A value in a message: on one line, and not all of it if it is long."""
+    """A value in a message: on one line, not all of it if it is long, and a list of one as it was written."""
+    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     return " ".join(repr(value).split())[:100]
 
 
@@ -61,7 +66,8 @@ def check(cls, name, value, where):
     """The value that field `name` of cls gets, or a UserError that says where the mistake is and what was expected."""
     known = {f.name: f for f in dataclasses.fields(cls)}
     if name not in known:
-        raise UserError(f"{where}: there is no setting {name!r}{nearest(name, known)}")
+        here = f"; it is called {NANOGPT[name]} here" if NANOGPT.get(name) in known else nearest(name, known)
+        raise UserError(f"{where}: there is no setting {name!r}{here}")
     kind = typing.get_type_hints(cls)[name]
     try:
         value = cast(value, kind)
@@ -90,6 +96,8 @@ def read_config_file(cls, path):
         there = nearest(os.path.basename(path), there)
         there = there or (f"; did you mean {ours(path)}?" if os.path.exists(ours(path)) else "")
         raise UserError(no_such("config file", path) + there)
+    if path.endswith((".json", ".jsonl", ".pt")):
+        raise UserError(f"{path}: expected a config file, NAME.py (folders with data: --data_dir, models: --init_from)")
     try:
         tree = ast.parse(read_text(path))
     except UserError:

@@ -234,7 +234,8 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
     all_alike = cfg.pad_latent_to_max or cfg.stop  # a model that may stop is given the most thoughts that there are
     n_thoughts = cfg.c_thought * (last if all_alike else problems.n_steps.clip(max=last))
     most = np.diff(problems.bounds[first]) + 2 + n_thoughts  # all steps and all thoughts
-    for i in np.flatnonzero(most > cfg.block_size):
+    for i in np.argsort(-most, kind="stable")[: (most > cfg.block_size).sum()]:
+        longest = cfg.block_size
         for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
             row = make_row(problems[i], stage, cfg, tok)
             prefix, n, suffix, *_ = row
@@ -243,14 +244,16 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
                 needed = f"a decoder reads {decoded} positions, but block_size is {cfg.block_size}"
                 raise UserError(f"{path}: example {i} is too long: to write a step from its thoughts {needed}")
             n = max(n, cfg.c_thought * min(stage, last)) if cfg.stop else n
-            if len(prefix) + n + len(suffix) > cfg.block_size:
+            if len(prefix) + n + len(suffix) > longest:
+                longest = len(prefix) + n + len(suffix)
                 lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
-                needed = f"block_size is {cfg.block_size}, {len(prefix) + n + len(suffix)} or more would do"
-                unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1] if pieces else []
-                if unknown:
-                    what = f"{len(unknown):,} of its {cfg.tokenizer} are not in train.json"
-                    needed = f"block_size is {cfg.block_size}; {what}, and are spelt in bytes: {name_some(unknown)}"
-                raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
+        if longest > cfg.block_size:
+            needed = f"block_size is {cfg.block_size}, expected at least {longest}"
+            unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1] if pieces else []
+            if unknown:
+                what = f"{len(unknown):,} of its {cfg.tokenizer} are not in train.json"
+                needed = f"block_size is {cfg.block_size}; {what}, and are spelt in bytes: {name_some(unknown)}"
+            raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
 
 
 def check_graphs(problems, cfg, tok, path):

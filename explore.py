@@ -153,7 +153,8 @@ def explore(model, raw, graphs, cfg, tok, most, args, stage):
         for i, (p, problem) in enumerate(zip(raw, problems))
     ]  # fmt: skip
     for n in range(most + 1):
-        print(f"\r{n} of {most} thoughts", end="" if n < most else "\n", file=sys.stderr, flush=True)
+        if sys.stderr.isatty():
+            print(f"\r{n} of {most} thoughts", end="" if n < most else "\n", file=sys.stderr, flush=True)
         solved = stop_after(model, problems, [n] * len(problems), cfg, tok)
         values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
         for i, (text, n_tokens, _) in enumerate(solved):

@@ -369,7 +369,7 @@ class Run:
         if self.plan[self.progress["index"]] > 0 or step < PLATEAU or valid["accuracy"] > 0.5 or not then:
             return
         ((since, loss),) = then
-        if 0.95 * loss < valid["loss"] < 1.1 * loss and not self.progress.get("plateau"):
+        if 0.8 * loss < valid["loss"] < 1.1 * loss and not self.progress.get("plateau"):
             self.progress["plateau"] = True
             print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to only")
             print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")

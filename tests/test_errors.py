@@ -78,6 +78,9 @@ def splits(folder, *problems):
         (["--losses=ce,decoder", "--method=cot"], ["losses=decoder", "cot", "does not think"]),
         (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
+        (["--learning_rate=1e-3"], ["no setting 'learning_rate'; it is called lr here"]),
+        (["--uniform_prob=3"], ["uniform_prob = 3.0, expected at most 1"]),
+        (["good/train.json"], ["good/train.json: expected a config file, NAME.py"]),
         (["--steps=0"], ["steps", "at least 1"]),
         (["--max_latent_stage=1000000"], ["max_latent_stage = 1000000", "at most 1000"]),
         (["--max_latent_stage=100000000000000000000"], ["max_latent_stage", "at most 1000"]),
@@ -108,7 +111,7 @@ def splits(folder, *problems):
         (["--data_dir=long"], ["long/train.json", "example 1", "82 + 0 + 11 positions", "block_size is 64"]),
         (
             ["--data_dir=long", "--max_latent_stage=6", "--c_thought=5", "--block_size=101", "--pad_latent_to_max"],
-            ["example 1", "82 + 20 + ", "at stage 4", "block_size is 101, 1"],
+            ["example 1", "82 + 30 + ", "at stage 6", "block_size is 101, expected at least 1"],
         ),
         (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
         (["--data_dir=half", "--tokenizer=chars"], ["half/train.json", "example 0", "no character"]),

@@ -72,7 +72,10 @@ def test_many_stages_are_looked_through_at_once(monkeypatch):
     cfg.block_size, cfg.pad_latent_to_max = 600, True
     with pytest.raises(UserError, match=r"example 0 is too long: 3 \+ 1000 \+ 4 positions"):
         data.check_lengths(problems, cfg, tok, "x.json")
-    assert len(asked) < 10
+    cfg.c_thought, cfg.block_size, cfg.max_latent_stage = 9, 12, 3  # longer with each stage
+    with pytest.raises(UserError, match=r"3 \+ 27 \+ .* at stage 3, .* at least 3\d$"):
+        data.check_lengths(problems, cfg, tok, "x.json")
+    assert len(asked) < 30
 
 
 @pytest.mark.parametrize(
@@ -352,7 +355,7 @@ def test_unknown_words_are_the_reason_for_too_long(kind, unit, tmp_path, capsys,
     assert "spelt in bytes: " in error and len(error) < 350
     flags = own_data("own", train=family(OLD, 60), valid=family(OLD, 3), test=few)
     error = fails(train.main, [*flags, f"--tokenizer={kind}", "--block_size=9"], capsys, monkeypatch)
-    assert "or more would do" in error and "bytes" not in error
+    assert "expected at least" in error and "bytes" not in error
 
 
 def test_learning_by_heart_is_said_once(tmp_path, monkeypatch, capsys):

@@ -1,0 +1,38 @@
+"""
+Small ProsQA in symbols: 8 to 11 nodes, two or three steps. For comparing methods from a CoT that can already walk:
+
+    python prepare_prosqa.py --generate=10000 --symbols --nodes=8,11 --hops=2,3 --test=500 --out_dir=data/prosqa_small
+    python train.py configs/prosqa_small.py --method=cot --steps=1000 --out_dir=out/prosqa_small_cot
+    python train.py configs/prosqa_small.py --init_from=out/prosqa_small_cot/best.pt --steps=100 --lr=1e-3
+
+(--steps is the length of each of four stages; a method with one stage gets the sum.) What came of it: docs/methods.md.
+"""
+
+data_dir = "data/prosqa_small"
+out_dir = "out/prosqa_small"
+
+# a node is one token, wherever it stands: every word brings the space before it along
+tokenizer = "words"
+question_format = " {}"
+step_format = " {}"
+answer_format = " = {}"
+names = r" \d+"  # nodes get new names and edges a new order each time: graphs must not be learned by heart
+questions = 8  # about each graph, from other roots: its edges are read once for all of them
+
+max_latent_stage = 3
+c_thought = 1
+uniform_prob = (0.0, 0.3)  # later stages rehearse all stages
+peek = True  # tells the first thought what to be about
+init = "induction"
+
+master_at = 0.0  # all methods get the same number of steps
+steps = (250, 150)
+eval_every = 50
+
+block_size = 90
+n_head = 2
+batch_size = 16  # graphs: 128 questions
+lr = (2e-3, 1e-3)
+warmup_steps = 50
+grad_clip = 1.0
+beta2 = 0.99  # a memory of 100 steps rather than 1000
