@@ -134,8 +134,8 @@ def load_tokenizer(source):
     except (KeyError, TypeError, ValueError, AttributeError) as e:
         raise UserError(f"{source}: not a byte-level BPE: {type(e).__name__}: {str(e)[:100]}") from None
     for numbers in [*ranks.values()], [*specials.values()]:
-        if len({*numbers}) < len(numbers) or not all(type(i) is int and 0 <= i < 2**24 for i in numbers):
-            raise UserError(f"{source}: its tokens are not numbered with different whole numbers, from 0 to 16 million")
+        if not all(type(i) is int and 0 <= i < 2**20 for i in numbers) or len({*numbers}) < len(numbers):
+            raise UserError(f"{source}: its tokens are not numbered with different whole numbers, from 0 to 1 million")
     order = [vocab[token] for token in merged]
     if order != sorted(order):
         raise UserError(f"{source}: its tokens are not numbered in the order of the merges: tiktoken cannot do that")
