@@ -3,7 +3,7 @@ Small ProsQA in symbols: 8 to 11 nodes, two or three steps. Begun with a CoT, th
 
     python prepare_prosqa.py --generate=10000 --symbols --nodes=8,11 --hops=2,3 --test=500 --out_dir=data/prosqa_small
     python train.py configs/prosqa_small.py --method=cot --steps=1000 --out_dir=out/prosqa_small_cot    # 12 min, 86 %
-    python train.py configs/prosqa_small.py --init_from=out/prosqa_small_cot/best.pt --steps=100 --lr=1e-3  # 1 min, 92 %
+    python train.py configs/prosqa_small.py --init_from=out/prosqa_small_cot/best.pt --steps=100 --lr=1e-3  # 1 min: 92%
 
 (--steps is the length of each of four stages; a method with one stage gets the sum. Below stand settings to begin with
 from random weights; no result rests on them.) All methods: docs/methods.md.
