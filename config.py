@@ -20,10 +20,10 @@ import typing
 from textfile import UserError, no_such, ours, read_text
 
 LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
-NANOGPT = {
+NANOGPT = {  # what is known there by another name
     "learning_rate": "lr", "max_iters": "steps", "eval_interval": "eval_every", "log_interval": "log_every",
     "warmup_iters": "warmup_steps", "dataset": "data_dir",
-}  # fmt: skip  # what is known there by another name
+}  # fmt: skip
 
 
 def first_line(e):

@@ -371,6 +371,6 @@ class Run:
         ((since, loss),) = then
         if 0.8 * loss < valid["loss"] < 1.1 * loss and not self.progress.get("plateau"):
             self.progress["plateau"] = True
-            print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to just")
+            print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to")
             print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")
             print("    docs/own_data.md says what to try.", flush=True)

@@ -34,7 +34,7 @@ from checkpoint import (
     pretrained_model,
     source_tokenizer,
 )
-from config import UserError, cli, parse, shown
+from config import UserError, cli, parse
 from curriculum import METHODS, for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
@@ -130,7 +130,8 @@ def train_stage(run, stop):
         try:
             losses = train_step(run.forward, run.optimizer, rows, cfg)
         except FloatingPointError as e:
-            where = f"stage {stage}, step {progress['step'] + 1}, training examples {shown([i for i, _ in chosen])}"
+            some = data.name_some([i for i, _ in chosen])
+            where = f"stage {stage}, step {progress['step'] + 1}, training examples {some}"
             good = f"{run.last} holds the last good state" if os.path.exists(run.last) else "nothing was saved before"
             raise UserError(f"training broke down ({e}) at {where}; {good}; a lower --lr may help") from None
         progress["step"] += 1
