@@ -72,10 +72,12 @@ def training_rows(problems, chosen, cfg, tok, rng, given=None):
             shared = asked[0].question[: -len(read_graph(asked[0].question, cfg, tok)[2])]
             asked += more_questions(asked[0], cfg.questions - 1, cfg, tok, rng)
         for row in (make_row(problem, stage, cfg, tok, rng) for problem in asked):
-            needed = len(row.prefix) + row.n + len(row.suffix)
+            needed = max(len(each.prefix) + each.n + len(each.suffix) for each in (row, row.teacher) if each)
             if needed > cfg.block_size:  # load() has seen the questions in the file, but not what is drawn
                 raise UserError(f"a question drawn about example {i} takes {needed} positions: raise block_size")
-            rows.append(row._replace(shared=shared, prefix=row.prefix[len(shared) :], given=given))
+            teacher = row.teacher and row.teacher._replace(prefix=row.teacher.prefix[len(shared) :])
+            row = row._replace(shared=shared, prefix=row.prefix[len(shared) :], given=given, teacher=teacher)
+            rows.append(row)
     return rows
 
 

@@ -78,7 +78,7 @@ class Row(NamedTuple):
     targets: list = []  # n + 1 sets of tokens: what the states after the prefix and each thought should predict
     steps: list = []  # for each group of c thoughts, the tokens of what they stand for, for losses that decode them
     given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
-    teacher: "Row | None" = None  # a second sequence about the same problem, for methods with a teacher
+    teacher: "Row | None" = None  # a second sequence, also after what is shared, for methods with a teacher
     answer: int | None = None  # where in the suffix the answer begins, what marks it left out, if there is a teacher
 
 

@@ -199,7 +199,7 @@ class Objective(nn.Module):
             thinking = model.think(*segments, given=given, past=past)
         if batch.teacher is not None:
             its = batch.teacher
-            its = model.think(its.prefix, its.prefix_len, its.n, its.suffix, counts(its.labels))
+            its = model.think(its.prefix, its.prefix_len, its.n, its.suffix, counts(its.labels), past=past)
             thinking = thinking._replace(teacher=its)
         totals = {name: self.parts[name] if name in self.parts else LOSSES[name].total for name in self.weights}
         return {name: (totals[name](model, thinking, batch), n) for name, n in self.counts(batch).items()}

@@ -699,12 +699,22 @@ def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
 
 @BOTH
 def test_a_shared_beginning_is_like_one_of_its_own(tiny):
-    """Catches positions or masks that begin anew after what several rows read together."""
+    """Catches positions or masks that begin anew after what several rows read together, with their teachers."""
     model = tiny()
-    alone = [row._replace(shared=[], prefix=row.shared + row.prefix) for row in GRAPH_ROWS]
-    theirs = gradients(model, expected := Objective(model)(collate(alone))["ce"][0])
+    taught = [
+        row._replace(answer=i % 2, teacher=Row(row.prefix, 0, [5, 6, 7], [5, 6, 7], answer=2))
+        for i, row in enumerate(GRAPH_ROWS)
+    ]
+    alone = [
+        row._replace(
+            shared=[], prefix=row.shared + row.prefix, teacher=row.teacher._replace(prefix=row.shared + row.prefix)
+        )
+        for row in taught
+    ]
+    objective = Objective(model, ("ce", "teacher", "distance"))
+    theirs = gradients(model, expected := sum(total for total, _ in objective(collate(alone)).values()))
     for order in ([0, 1, 2, 3], [0, 2, 1, 3], [2, 0, 1, 3]):  # in other orders they do not share it, and are right, too
-        total = Objective(model)(collate([GRAPH_ROWS[i] for i in order]))["ce"][0]
+        total = sum(total for total, _ in objective(collate([taught[i] for i in order])).values())
         assert_close(total, expected, 1e-10)
         for name, gradient in gradients(model, total).items():
             assert_close(gradient, theirs[name], 1e-10)

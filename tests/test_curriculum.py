@@ -552,15 +552,16 @@ def test_a_drawn_question_that_does_not_fit_is_one_line():
         "steps": ["2"],
         "answer": "2",
     }
-    problems, cfg, tok = encoded(short, questions=9, method="cot", block_size=31)
-    with pytest.raises(UserError, match="drawn about example 0 takes 3[2-9] positions: raise block_size"):
-        for _ in range(20):
-            batches.training_rows(problems, [(0, 0)], cfg, tok, np.random.default_rng(0))
+    for settings in {"method": "cot"}, {"method": "codi", "c_thought": 0, "teacher_writes": "all"}:
+        problems, cfg, tok = encoded(short, questions=9, block_size=31, **settings)
+        with pytest.raises(UserError, match="drawn about example 0 takes 3[2-9] positions: raise block_size"):
+            for _ in range(20):
+                batches.training_rows(problems, [(0, 0)], cfg, tok, np.random.default_rng(0))
 
 
 def test_rows_about_one_graph_share_its_edges():
     """Catches edges that are read twice, or a question that is cut in the wrong place."""
-    cfg = TrainConfig(tokenizer="words", max_latent_stage=2, names=r" \d+", questions=4, method="no_curriculum",
+    cfg = TrainConfig(tokenizer="words", max_latent_stage=2, names=r" \d+", questions=4, method="codi",
                       markers="eot", thought_targets="walks", pad_latent_to_max=True, **FORMATS)  # fmt: skip
     tok = make_tokenizer("words", data.find_pieces([SEPARATED], cfg))
     rows = batches.training_rows(
@@ -568,8 +569,9 @@ def test_rows_about_one_graph_share_its_edges():
     )
     assert len(rows) == 8 and all(row.shared is rows[0].shared for row in rows[:4])
     assert all(len(row.shared) == 18 and len(row.prefix) == 6 and len(row.targets) == row.n + 1 for row in rows)
+    assert all(row.teacher.prefix == row.prefix for row in rows)
     batch = batches.collate(rows)
-    assert batch.shared.shape == (2, 18) and batch.prefix.shape == (8, 6)
+    assert batch.shared.shape == (2, 18) and batch.prefix.shape == (8, 6) == batch.teacher.prefix.shape
 
 
 def test_hops_of_mixed_length_say_how_many(tmp_path):
