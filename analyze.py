@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import batches
 import data
-from checkpoint import find_checkpoint, load_checkpoint, pick_device
+from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
 from curriculum import METHODS, Row, count, make_prompt
 from evaluate import find_answer, most_tokens, precision, right_answer, solve
@@ -40,7 +40,7 @@ PERCENTILES = range(0, 101, 5)
 
 @dataclass
 class AnalyzeConfig:
-    ckpt: str = option("out/hops/best.pt", "a checkpoint of train.py, or a run's folder")
+    ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
     data: str = option("", "a data file; by default test.json of the checkpoint's task")
     count: int = option(1000, "how many of the file's problems, at most", least=4)
     max_thoughts: int | None = option(None, "the largest K; by default as many thoughts as in training", least=0)
@@ -208,7 +208,7 @@ def load(args):
 
     (model, cfg, tokenizer, what they are, the problems as dicts, their graphs or None, the largest K).
     """
-    path = find_checkpoint(args.ckpt)
+    path = find_checkpoint(args.ckpt or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
     file = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(file)[: args.count]

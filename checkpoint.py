@@ -5,6 +5,7 @@ What a run saves besides its model, and when, is run.py's business.
 """
 
 import dataclasses
+import glob
 import os
 
 import torch
@@ -166,6 +167,12 @@ def find_checkpoint(path):
     """The checkpoint that a path stands for: of a run's folder best.pt, or ckpt.pt if there is no best.pt yet."""
     names = [os.path.join(path, name) for name in ("best.pt", "ckpt.pt")]
     return next(filter(os.path.exists, names), path)
+
+
+def latest_run():
+    """The checkpoint under out/ that was written to last; out/ itself if there is none."""
+    found = [find_checkpoint(folder) for folder in glob.glob("out/*/")]
+    return max(filter(os.path.isfile, found), key=os.path.getmtime, default="out")
 
 
 def is_ours(path):

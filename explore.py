@@ -37,7 +37,7 @@ LARGEST = 1_000_000  # bytes of a page: what can be sent by mail, and opens on a
 
 @dataclass
 class ExploreConfig:
-    ckpt: str = option("out/hops/best.pt", "a checkpoint of train.py, or a run's folder")
+    ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
     data: str = option("", "a data file; by default test.json of the checkpoint's task")
     count: int = option(30, "how many of the file's questions, the first ones", least=2)
     max_thoughts: int | None = option(None, "the most thoughts; by default as many as in training", least=0)

@@ -17,7 +17,6 @@ A whole file of questions, measured: train.py --eval_only and analyze.py.
     python sample.py --out_dir=out/addition --file=data/addition/valid.json --count=10 --json > thoughts.json
 """
 
-import glob
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ import data
 from checkpoint import (
     find_checkpoint,
     its_thinking,
+    latest_run,
     load_checkpoint,
     pick_device,
     pretrained_model,
@@ -69,12 +69,6 @@ class SampleConfig:
     def __post_init__(self):
         if self.latent not in ("", "auto") and not (self.latent.isdecimal() and int(self.latent) <= 1000):
             raise UserError(f"--latent={self.latent}, expected a number of at most 1000, or auto")
-
-
-def latest_run():
-    """The folder of the run under out/ that was written to last; out/ itself if there is none."""
-    runs = [folder for folder in glob.glob("out/*/") if find_checkpoint(folder) != folder]
-    return max(runs, key=lambda folder: os.path.getmtime(find_checkpoint(folder)), default="out")
 
 
 def load(args):

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 import analyze
 import data
+import explore
 import graphs
 import plot
 import prepare_hops
@@ -440,3 +441,13 @@ def test_bad_input_is_one_line(main, argv, part, in_run):
     with pytest.raises(UserError, match=part) as e:
         main(argv)
     assert "\n" not in str(e.value)
+
+
+def test_without_a_path_it_is_the_latest_run(in_run, tmp_path, monkeypatch):
+    """Catches a tool that looks at another run than sample.py does."""
+    analyze.main(["--count=4", "--max_thoughts=0", f"--out={tmp_path}/found.json"])
+    assert json.load(open(tmp_path / "found.json"))["checkpoint"] == "out/run/best.pt"
+    monkeypatch.chdir(tmp_path)
+    for main in analyze.main, explore.main, sample.main:
+        with pytest.raises(UserError, match=r"out.*makes one"):
+            main([])
