@@ -53,10 +53,12 @@ class SeqVCR(nn.Module):
         super().__init__()
         self.project, self.l_1, self.l_2 = nn.Linear(model.config.n_embd, width), l_1, l_2
 
+    @torch.autocast("cpu", enabled=False)  # in bfloat16 a difference of large sums says nothing
+    @torch.autocast("cuda", enabled=False)
     def forward(self, model, thinking, batch):
         found = []
         for k in range(thinking.states.size(1)):
-            x = self.project(thinking.states[thinking.n >= k, k])  # (M, D)
+            x = self.project(thinking.states[thinking.n >= k, k].to(self.project.weight.dtype))  # (M, D)
             x = (x - x.mean(0)) / max(1, len(x) - 1) ** 0.5  # now C = x^T x, and has the same norm as x x^T
             variance = x.square().sum(0)
             spread, shared = (1 - (variance + 0.001).sqrt()).clamp(min=0).sum(), (x @ x.T).square().sum()

@@ -36,6 +36,11 @@ def ce(model, thinking, batch):
     return F.cross_entropy(logits, batch.labels[scored], reduction="sum")
 
 
+def exact(logits):
+    """Logits of which sums and logarithms are taken: in bfloat16 (--dtype) these would not be exact enough."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
+
+
 def member_of(targets, like):
     """Sets of tokens as in Batch.targets (..., W), as 0 or 1 for each token (..., V); like: a tensor (..., V)."""
     n_tokens = like.size(-1)
@@ -50,7 +55,7 @@ def thoughts(model, thinking, batch):
     set has none.
     """
     asked = batch.targets[..., 0] >= 0
-    log_p = model.head(thinking.states[asked]).log_softmax(-1)  # (M, V)
+    log_p = exact(model.head(thinking.states[asked])).log_softmax(-1)  # (M, V)
     target = member_of(batch.targets[asked], log_p)
     return -(target / target.sum(-1, keepdim=True) * log_p).sum()
 
@@ -62,8 +67,7 @@ def members(model, thinking, batch):
     node whether there are two of them or ten.
     """
     asked = batch.targets[..., 0] != ANYTHING
-    logits = model.head(thinking.states[asked])  # (M, V)
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))  # sums in bfloat16 would not be exact enough
+    logits = exact(model.head(thinking.states[asked]))  # (M, V)
     logits, target = membership(logits), member_of(batch.targets[asked], logits)
     return F.binary_cross_entropy_with_logits(logits, target, reduction="sum")
 
@@ -87,7 +91,7 @@ def distance(model, thinking, batch, first=0):
 def stop(model, thinking, batch):
     """-log of the chance that the stop head ends the thinking of a row after just n thoughts, as its stage gave it."""
     n = batch.n.to(batch.prefix.device)[:, None]
-    log_p = stop_chances(model.stop_head(thinking.states)[..., 0], n + 1)  # (B, N+1), as if it might go on
+    log_p = stop_chances(exact(model.stop_head(thinking.states))[..., 0], n + 1)  # (B, N+1), as if it might go on
     return -log_p.gather(1, n).sum()
 
 
@@ -119,9 +123,9 @@ def ponder(model, thinking, batch):
     n_thoughts = torch.arange(N + 1).repeat(len(n)).minimum(each(batch.n))
     prefix, labels, real = (each(batch.prefix), each(batch.prefix_len)), each(batch.labels), each(counts(batch.labels))
     again = model.think(*prefix, n_thoughts, each(batch.suffix), real, given=each(thinking.fed))
-    nats = F.cross_entropy(model.head(again.predicting[:, :-1]).mT, labels, reduction="none")  # (B (N+1), S)
+    nats = F.cross_entropy(exact(model.head(again.predicting[:, :-1])).mT, labels, reduction="none")  # (B (N+1), S)
     nats = (nats.sum(1) / (labels != -100).sum(1)).view(-1, N + 1)
-    log_p = stop_chances(model.stop_head(thinking.states)[..., 0], n)
+    log_p = stop_chances(exact(model.stop_head(thinking.states))[..., 0], n)
     log_q = (k.to(log_p.dtype) * math.log(1 - PRIOR)).expand_as(log_p).masked_fill(k > n, -math.inf).log_softmax(1)
     nats, log_p, log_q = (x[k <= n] for x in (nats, log_p, log_q))
     return (log_p.exp() * (nats + PULL * (log_p - log_q))).sum()

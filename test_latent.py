@@ -353,6 +353,21 @@ def test_gradients_in_bfloat16(tiny):
 
 
 @BOTH
+@pytest.mark.parametrize("names", ["ce thoughts members", "teacher distance distance_layers", "decoder", "stop ponder",
+                                   "seq_vcr seq_vcr_fixed"])  # fmt: skip
+def test_losses_in_bfloat16(names, tiny):
+    """Catches a sum, a logarithm or a difference of large numbers in bfloat16, whose last digit is a 128th."""
+    rows = {"ce": GRAPH_ROWS, "teacher": ROWS_WITH_TEACHER, "decoder": ROWS_WITH_STEPS}.get(names.split()[0], STOP_ROWS)
+    torch.manual_seed(0)
+    objective = Objective(tiny(torch.float32, stop="ponder" if "stop" in names else ""), names.split())
+    exact = objective(collate(rows))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = objective(collate(rows))
+    for name, (total, _) in found.items():
+        assert total.dtype == torch.float32 and total.item() == pytest.approx(exact[name][0].item(), rel=0.02), name
+
+
+@BOTH
 def test_cutting_thoughts_off_frees_their_memory(tiny):
     """Catches graphs of cut thoughts that are kept alive by something that goes on."""
     model = tiny()
