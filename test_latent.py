@@ -805,6 +805,21 @@ def test_what_is_fed_back(name, tiny):
         assert_close(a, b, 1e-10)
 
 
+@pytest.mark.parametrize("tiny", ["plain", "llama"], indirect=True)
+@pytest.mark.parametrize("settings", [*({"feedback": name} for name in NAIVE_FEEDBACKS), {"backprop_thoughts": 2},
+    {"gradient_checkpointing": True}, {"passes": 2}, {"passes": 2, "in_place": True}, {"thought_positions": "learned"},
+    {"thought_positions": "shared"}])  # fmt: skip
+def test_thinking_never_waits_for_a_gpu(settings, tiny):
+    """Catches what asks for a number between two thoughts, for which all work on a GPU has to come to its end, and
+    most of what is made on the wrong device: on "meta" there are shapes, but no numbers."""
+    model, (prefix, prefix_len, n, suffix, _) = tiny(n_layer=3, **settings).to("meta"), batch(some_rows())
+    prefix, prefix_len, suffix = (x.to("meta") for x in (prefix, prefix_len, suffix))
+    model.think(prefix, prefix_len, n, suffix).predicting.sum().backward()
+    for wait in (lambda: int(prefix_len.max()), lambda: prefix[prefix > 3], lambda: bool((prefix > 3).all())):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            wait()  # such a thing would have been noticed
+
+
 ROWS_WITH_STEPS = [  # two thoughts a group; steps that were merged, groups that stand for nothing
     Row([1, 2], 4, [3, 4], [-100, 4], steps=[[5], [6, 7, 8, 9]]),
     Row([9], 0, [4, 8], [4, 8]),
