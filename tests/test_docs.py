@@ -1,5 +1,6 @@
 """README.md and docs/ say what is so: commands, settings, links, code."""
 
+import csv
 import glob
 import importlib
 import os
@@ -10,6 +11,7 @@ import pytest
 from helpers import HERE
 
 import config
+from curriculum import METHODS
 from settings import TrainConfig
 
 PAGES = sorted(["README.md", *(os.path.relpath(path, HERE) for path in glob.glob(os.path.join(HERE, "docs", "*.md")))])
@@ -151,3 +153,34 @@ def test_every_file_is_named_in_the_readme():
     for path in glob.glob(os.path.join(HERE, "*.py")):
         name = os.path.basename(path)
         assert name in text or name.startswith("prepare_") and "prepare_*.py" in text, name
+
+
+def test_the_table_of_methods_is_that_of_its_runs():
+    """Catches a figure that was copied wrongly, or left over from earlier runs: mean and range, tokens, cost."""
+    with open(os.path.join(HERE, "docs", "methods.csv"), encoding="utf-8") as f:
+        runs = list(csv.DictReader(f))
+    tasks = [*dict.fromkeys(run["task"] for run in runs)]
+
+    def values(task, method, column):
+        found = [float(r[column]) for r in runs if (r["task"], r["method"]) == (task, method)]
+        assert len(found) == 3
+        return found
+
+    def mean(*of):
+        return sum(values(*of)) / 3
+
+    def accuracy(task, method):
+        found = [100 * x for x in values(task, method, "accuracy")]
+        return [f"{sum(found) / 3:.1f} ({min(found):.1f}-{max(found):.1f})"]
+
+    def effort(task, method):
+        tokens, thoughts = (f"{mean(task, method, name):.1f}".removesuffix(".0") for name in ("tokens", "thoughts"))
+        cost = mean(task, method, "cpu_seconds") / mean(task, "cot", "cpu_seconds")
+        return [f"{tokens} + {thoughts}".removesuffix(" + 0"), f"{cost:.1f}"]
+
+    for page, first, of in (("README.md", 2, accuracy), ("docs/methods.md", 1, effort)):
+        rows = re.findall(r"^\| `(\w+)` (\|.*\|)$", read(page), flags=re.M)
+        for method in METHODS:
+            wanted = sum((of(task, method) for task in tasks), [])
+            cells = [[cell.strip() for cell in line.split("|")[first:-1]] for name, line in rows if name == method]
+            assert wanted in cells, (page, method, wanted)
