@@ -233,9 +233,10 @@ def counts(labels):
 
 def cut_gradient(rows, states, past):
     """The same states and past, but no gradient goes into what these rows (B,), bool on the CPU, have read last."""
+    its_rows = rows.to(states[0].device, non_blocking=True)  # once, and a GPU is not waited for
 
     def cut(x):  # where() would keep the whole graph, even if nothing goes into it
-        where = rows.to(x.device).view(-1, *[1] * (x.dim() - 1))
+        where = its_rows.view(-1, *[1] * (x.dim() - 1))
         return x.detach() if rows.all() else torch.where(where, x.detach(), x) if rows.any() else x
 
     past = past.map_layers(lambda passes: (*passes[:-1], tuple(map(cut, passes[-1]))))

@@ -90,7 +90,7 @@ def distance(model, thinking, batch, first=0):
 
 def stop(model, thinking, batch):
     """-log of the chance that the stop head ends the thinking of a row after just n thoughts, as its stage gave it."""
-    n = batch.n.to(batch.prefix.device)[:, None]
+    n = thinking.n[:, None]
     log_p = stop_chances(exact(model.stop_head(thinking.states))[..., 0], n + 1)  # (B, N+1), as if it might go on
     return -log_p.gather(1, n).sum()
 
@@ -114,7 +114,7 @@ def ponder(model, thinking, batch):
     PonderNet's (Banino et al. 2021, 2107.05407) with thoughts for its steps. CE_k: the mean over the row's scored
     tokens if they follow after k thoughts, for which everything is read again.
     """
-    N, n = thinking.fed.size(1), batch.n.to(batch.prefix.device)[:, None]  # (B, 1)
+    N, n = thinking.fed.size(1), thinking.n[:, None]  # (B, 1)
     k = torch.arange(N + 1, device=n.device)
 
     def each(x):  # once for each k
