@@ -25,11 +25,12 @@ from weights import find, find_beside, read_json, read_safetensors, some, why_no
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
 # settings that come with weights from elsewhere
-SIZES = "model n_layer n_head n_embd block_size fixed_positions n_kv_head head_dim n_inner rope_theta".split()
+SIZES = "model n_layer n_head n_embd block_size n_kv_head head_dim n_inner rope_theta".split()
 THINKING = "thinking.safetensors"  # beside exported weights, those that no other program knows
 TOKEN_ROWS = "wte.weight", "embed_tokens.weight", "lm_head.weight"  # matrices with a row for each token
 MOST_PARAMETERS = 20 * 10**9  # of which each takes 16 bytes in training: to fill a memory in silence is no answer
 FORMAT = 4  # of checkpoints; to be raised when older programs or files will not do any more
+GONE = {"fixed_positions": False}  # settings that older checkpoints have: they are read if the value is this one
 
 
 def pick_device(name):
@@ -201,6 +202,9 @@ def load_checkpoint(path):
     if saved["format"] != FORMAT:
         raise UserError(f"{path}: a checkpoint of format {saved['format']}, this program reads {FORMAT}")
     try:
+        for settings in (saved["config"], saved["model_config"]):
+            for name in [name for name, value in GONE.items() if settings.get(name) == value]:
+                del settings[name]
         cfg = TrainConfig(**{k: check(TrainConfig, k, v, path) for k, v in saved["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, saved["pieces"])
         with torch.device("meta"):  # shapes only: the values come from the file

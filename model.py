@@ -31,7 +31,6 @@ class GPTConfig(ThinkingConfig):
     block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
     vocab_size: int = 50257
     dropout: float = 0.0
-    fixed_positions: bool = False  # sinusoids as position embeddings, which are not trained
     gradient_checkpointing: bool = False  # training: compute activations again instead of keeping them
 
 
@@ -140,11 +139,6 @@ class GPT2(nn.Module):
                 nn.init.zeros_(p)
             elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
                 nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if "c_proj" in name else 0.02)
-        if config.fixed_positions:  # after Vaswani et al. 2017: wherever you are, one place on is the same rotation
-            frequency = torch.exp(torch.linspace(0, -math.log(200), (config.n_embd + 1) // 2))  # 1, ..., 1/200
-            angle = torch.arange(config.block_size)[:, None] * frequency  # 0.1: tokens start with 0.02, and grow to 0.2
-            self.wpe.weight.data = 0.1 * torch.cat((angle.sin(), angle.cos()), 1)[:, : config.n_embd]
-            self.wpe.weight.requires_grad_(False)
 
     def embed(self, tokens):
         """Tokens (B, T) -> input embeddings (B, T, C)."""

@@ -11,7 +11,7 @@ from feedback import make_feedback
 from losses import parse_losses
 
 # settings that only one of the base models has
-ONLY = {"gpt2": ("init", "fixed_positions"), "llama": ("n_kv_head", "head_dim", "n_inner", "rope_theta")}
+ONLY = {"gpt2": ("init",), "llama": ("n_kv_head", "head_dim", "n_inner", "rope_theta")}
 # what a method that does not think has no use for, and which of the losses
 THINKING = {"stop": "", "passes": 0, "in_place": False, "feedback": "last", "thought_positions": "none"}
 THINKING_LOSSES = {"thoughts", "members", "decoder", "stop", "ponder"}
@@ -105,7 +105,6 @@ class TrainConfig:
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1, most=10**6)
     init: str = option("gpt2", "how random weights are drawn (init.py)", ("gpt2", "induction"))
     dropout: float = option(0.0, "dropout", least=0, most=1)
-    fixed_positions: bool = option(False, "sinusoids as position embeddings, not trained (why: LOG.md)")
     n_kv_head: int = option(0, "llama: heads of keys and values, which others share; 0: n_head", least=0, most=1000)
     head_dim: int = option(0, "llama: width of a head; 0: n_embd / n_head", least=0, most=100_000)
     n_inner: int = option(0, "llama: width of the MLP; 0: 8/3 n_embd", least=0, most=10**6)

@@ -248,20 +248,20 @@ def test_another_run_is_where_a_run_can_begin(tmp_path, monkeypatch):
     assert second.model.wte.weight[second.tok.encode_ordinary(" g")].norm() > 0
 
 
-def test_fixed_positions_are_alike_and_stay(tmp_path, monkeypatch):
-    """Catches places that are not alike wherever they stand, places that are trained, or lost on the way."""
+def test_a_checkpoint_may_have_a_setting_that_has_gone(tmp_path, monkeypatch):
+    """Catches checkpoints that no longer load since a setting was removed that they never used."""
     monkeypatch.chdir(tmp_path)
-    wpe = GPT(GPTConfig(2, 4, 128, 200, VOCAB, fixed_positions=True)).wpe.weight.double()
-    near = wpe @ wpe.T
-    assert (near[1:, 1:] - near[:-1, :-1]).abs().max() < 1e-5  # the product depends on the distance alone
-    assert near[0, 0] > near[0, 1] + 0.03 and near[0, 1] > near[0, 2:].max() + 0.05
-    prepare_hops.main(["--nodes=6", "--train=50", "--valid=9", "--test=9", "--out_dir=data"])
-    run = run_to_the_end([*hops_flags(), "--data_dir=data", "--out_dir=out", "--fixed_positions"], stop_at=(3,))
-    longer = [*hops_flags(), "--data_dir=data", "--out_dir=on", "--block_size=99", "--init_from=out/best.pt"]
-    on = run_to_the_end(longer, stop_at=(3,))  # fixed positions come with the weights
-    first = GPT(GPTConfig(1, 1, run.cfg.n_embd, 99, 9, fixed_positions=True))
-    assert torch.equal(run.model.wpe.weight, first.wpe.weight[: run.cfg.block_size])
-    assert torch.equal(on.model.wpe.weight, first.wpe.weight) and on.cfg.fixed_positions
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    run = run_to_the_end([*hops_flags(), "--steps=1", "--out_dir=out"])
+    saved = torch.load(run.best)
+    for value, what in ((False, None), (True, "there is no setting 'fixed_positions'")):
+        saved["config"]["fixed_positions"] = saved["model_config"]["fixed_positions"] = value
+        torch.save(saved, "old.pt")
+        if what is None:
+            assert torch.equal(load_checkpoint("old.pt")[0].wte.weight, saved["model"]["wte.weight"])
+        else:
+            with pytest.raises(UserError, match=f"old.pt: {what}"):
+                load_checkpoint("old.pt")
 
 
 def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
