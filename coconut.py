@@ -26,7 +26,7 @@ class ThinkingConfig:
     """What a base model's config says about thinking."""
 
     feedback: str = "last"  # what is fed back as the next thought, a name of feedback.py
-    thought_positions: str = "none"  # thoughts differ by their places only; "learned": by vectors; "shared": not at all
+    thought_positions: str = "none"  # thoughts differ by their places only; "learned": by vectors, too
     stop: str = ""  # how a head that says when to stop thinking is trained; without one: ""
     passes: int = 0  # thoughts come all at once, in so many passes; 0: one after the other
     in_place: bool = False  # a pass makes thought i from its own states (LOTUS); else from those before (PCCoT)
@@ -97,10 +97,6 @@ class Coconut:
         pause = torch.tensor([[self.config.pause]], device=thoughts.device)
         return thoughts - self.embed(pause)[0] if self.config.in_place else thoughts
 
-    def moves(self, real, first):
-        """Which of the thoughts from number `first` on take a new position, (B, M) bool, of those that are real."""
-        return real & (torch.arange(first, first + real.size(1), device=real.device) == 0) if self.shares else real
-
     def at_once(self, h, n, N, past):
         """N thoughts in parallel, (B, N, C), of which a row has n: passes times over, each from the ones before.
 
@@ -112,17 +108,13 @@ class Coconut:
         pause = self.embed(torch.full((1, 1), self.config.pause, device=n.device))
         thoughts = self.numbered(pause.expand(len(n), N, -1))
         for _ in range(self.config.passes):
-            states, _ = self.read(thoughts, real, past, self.moves(real, 0))
+            states, _ = self.read(thoughts, real, past)
             if self.config.in_place:
                 thoughts = pause + self.next_thoughts(states, 0)
                 continue
             before = [torch.cat((start, layer[:, :-1]), 1) for start, layer in zip(h, states)]
             thoughts = self.next_thoughts(before, 0)
         return thoughts
-
-    @property
-    def shares(self):
-        return self.config.thought_positions == "shared"
 
     def think(self, prefix, prefix_len, n_thoughts, suffix, suffix_real=None, given=None, past=None, may_stop=False):
         """Section 3 of the paper: read the prefix, think, read the suffix. Shapes as in forward.
@@ -157,7 +149,7 @@ class Coconut:
                 unread = fed.pop()
                 break
             real = (i < n)[:, None]
-            h, past = self.read(fed[-1], real, past, self.moves(real, i))
+            h, past = self.read(fed[-1], real, past)
             if m is not None and torch.is_grad_enabled():
                 h, past = cut_gradient(i < n_cpu - m, h, past)
             layers.append(h)
@@ -166,8 +158,7 @@ class Coconut:
         real = torch.arange(N - M, N, device=device) < n[:, None]  # (B, M)
         x, h = torch.cat((unread, self.embed(suffix)), 1), [unread[:, :0]] * len(h)  # (B, 0, C), if nothing is left
         if x.size(1):
-            moves = torch.cat((self.moves(real, N - M), suffix_real), 1)
-            h, past = self.read(x, torch.cat((real, suffix_real), 1), past, moves)
+            h, past = self.read(x, torch.cat((real, suffix_real), 1), past)
         layers = [torch.cat(several, 1) for several in zip(*layers, [layer[:, :M] for layer in h])]  # (B, N+1, C)
         after = [layer[:, M:] for layer in h]
         predicting = torch.cat((layers[-1][row, n][:, None], after[-1]), 1)  # its own last thought, then the suffix
@@ -212,7 +203,7 @@ class Coconut:
             token = draw(self.head(h), temperature, top_k)  # (B',) of the rows that are left
             tokens[writing, length] = token
             length += 1
-            goes_on = (token != nothing if eos is not None else True) & (past.length[:, 0] < self.config.block_size)
+            goes_on = (token != nothing if eos is not None else True) & (past.real.sum(1) < self.config.block_size)
             rows = goes_on.nonzero()[:, 0]
             if not len(rows) or length == max_new_tokens:
                 break

@@ -199,13 +199,13 @@ class LlamaBase(nn.Module):
         """Hidden states after the final norm (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
 
-    def read(self, x, real, past=None, moves=None):
+    def read(self, x, real, past=None):
         """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
 
         As in model.py, but nothing is added to x: positions are angles. A past has ng heads of keys, already rotated.
         """
         T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen, position, length = place(real, moves, past)
+        seen, position = place(real, past)
         mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
         cos, sin = self.rotation(position)
         x = F.dropout(x, self.config.dropout, self.training)
@@ -216,7 +216,7 @@ class LlamaBase(nn.Module):
             states.append(x)
             layers.append(passes)
         states[-1] = self.norm(x)
-        return states, Past(seen, length, tuple(layers))
+        return states, Past(seen, tuple(layers))
 
     def rotation(self, position):
         """cos and sin (B, 1, T, hs/2) of the angles position / theta^(2i/hs), for position (B, T)."""

@@ -38,7 +38,6 @@ class Past(NamedTuple):
     """What has been read. It is never changed, so it can be kept, forked, and read on from more than once."""
 
     real: torch.Tensor  # (B, K) bool: which positions count. Padding does not, nor a thought that a row does not have
-    length: torch.Tensor  # (B, 1) int64: the next position's number; less than count if thoughts share one
     layers: tuple  # of each layer: (k, v) of each pass so far, (B, nh, T, hs)
 
     def map_layers(self, function):
@@ -48,12 +47,11 @@ class Past(NamedTuple):
     def select(self, rows):
         """The past of these rows, (M,) int64: some left out, or repeated."""
         fork = self.map_layers(lambda passes: tuple((k[rows], v[rows]) for k, v in passes))
-        return fork._replace(real=self.real[rows], length=self.length[rows])
+        return fork._replace(real=self.real[rows])
 
     def repeat(self, times):
         """Each row so many times. Their keys and values stand there once, (B / times, nh, T, hs): see attend."""
-        real, length = (x.repeat_interleave(times, 0) for x in (self.real, self.length))
-        return self._replace(real=real, length=length)
+        return self._replace(real=self.real.repeat_interleave(times, 0))
 
 
 class CausalSelfAttention(nn.Module):
@@ -105,14 +103,14 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x)), past
 
 
-def place(real, moves, past):
-    """(which of all positions count, (B, K); the positions of the last T; the next one's number, (B, 1)).
+def place(real, past):
+    """(which of all positions count, (B, K); the numbers of the new ones, (B, T), counting only those that do).
 
-    real (B, T): which of the T new ones count; moves (B, T): which of them take a new position, None: all that count.
+    real (B, T): which of the T new ones count.
     """
     seen = real if past is None else torch.cat((past.real, real), 1)
-    position = (real if moves is None else moves).cumsum(1) + (0 if past is None else past.length)
-    return seen, (position - 1).clamp(min=0), position[:, -1:]
+    number = seen.cumsum(1)[:, seen.size(1) - real.size(1) :] - 1
+    return seen, number.clamp(min=0)
 
 
 def visible(real, T):
@@ -152,14 +150,14 @@ class GPT2(nn.Module):
         """Hidden states after ln_f (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.wte.weight)
 
-    def read(self, x, real, past=None, moves=None):
+    def read(self, x, real, past=None):
         """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
 
-        Rows are right-padded where there is no past yet; moves: see place. Returns (states, past): the hidden states as
-        a list, of the input and after each block, (B, T, C), the last after ln_f; where not real they mean nothing.
+        Rows are right-padded where there is no past yet. Returns (states, past): the hidden states as a list, of the
+        input and after each block, (B, T, C), the last after ln_f; where not real they mean nothing.
         """
         T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen, position, length = place(real, moves, past)
+        seen, position = place(real, past)
         mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
         x = F.dropout(x + self.wpe(position), self.config.dropout, self.training)
         states, layers = [x], []
@@ -169,7 +167,7 @@ class GPT2(nn.Module):
             states.append(x)
             layers.append(passes)
         states[-1] = self.ln_f(x)
-        return states, Past(seen, length, tuple(layers))
+        return states, Past(seen, tuple(layers))
 
 
 class GPT(Coconut, GPT2):

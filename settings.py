@@ -55,8 +55,8 @@ class TrainConfig:
     feedback: str = option("last", "what is fed back as the next thought (feedback.py)")
     thought_positions: str = option(
         "none",
-        "what tells thoughts apart: their places only, a learned vector for each, or nothing: they share a place",
-        ("none", "learned", "shared"),
+        "what tells thoughts apart: their places only, or a learned vector for each, too",
+        ("none", "learned"),
     )
     passes: int | None = option(
         None, "thoughts all at once, in so many passes; 0: one after the other; by default 0 (pccot: 3, lotus: 6)",

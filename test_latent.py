@@ -62,28 +62,27 @@ def naive_parallel(model, prefix, n, suffix, in_place=False):
     """What naive_row returns, of thoughts that come all at once: each pass reads everything anew."""
     E, P = embeddings(model), len(prefix)
     pause, vectors = E[model.config.pause], [0] * n if model.thought_vectors is None else model.thought_vectors
-    no_move = slice(P + 1, P + n) if model.config.thought_positions == "shared" else slice(0)
     thoughts = [pause + vectors[i] for i in range(n)]
     for _ in range(model.config.passes if n else 0):
-        states = naive_states(model, torch.cat((E[prefix], torch.stack(thoughts))), no_move=no_move)
+        states = naive_states(model, torch.cat((E[prefix], torch.stack(thoughts))))
         fed = [model.feedback([h[k][None, None] for h in states], model)[0, 0] for k in range(P - 1, P + n)]
         thoughts = [(pause + fed[i + 1] if in_place else fed[i]) + vectors[i] for i in range(n)]
     x = torch.cat((E[prefix], *(t[None] for t in thoughts), E[suffix]))
-    return naive_gpt(model, x, no_move=no_move)[P + n - 1 :] @ E.T, x[P : P + n]
+    return naive_gpt(model, x)[P + n - 1 :] @ E.T, x[P : P + n]
 
 
-def naive_gpt(model, x, fixed=slice(0), no_move=slice(0)):
+def naive_gpt(model, x, fixed=slice(0)):
     """Hidden states after ln_f (T, C) of the input embeddings x (T, C)."""
-    return naive_states(model, x, fixed, no_move)[-1]
+    return naive_states(model, x, fixed)[-1]
 
 
-def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
+def naive_states(model, x, fixed=slice(0)):
     """[the input, after each block, ...], and the last one after ln_f, (T, C) each, after the GPT-2 paper's code.
 
-    No gradient goes into the keys and values of the `fixed` positions. Those of `no_move` are where the one before is.
+    No gradient goes into the keys and values of the `fixed` positions.
     """
     if isinstance(model, Llama):
-        return naive_llama(model, x, fixed, no_move)
+        return naive_llama(model, x, fixed)
     T, C = x.shape
     nh = model.config.n_head
 
@@ -91,9 +90,7 @@ def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
         x = x - x.mean(-1, keepdim=True)
         return x / (x.square().mean(-1, keepdim=True) + 1e-5).sqrt() * ln.weight + ln.bias
 
-    moves = torch.ones(T, dtype=torch.int64)
-    moves[no_move] = 0
-    x = x + model.wpe.weight[moves.cumsum(0) - 1]
+    x = x + model.wpe.weight[:T]
     states = [x]
     for block in model.h:
         q, k, v = (norm(x, block.ln_1) @ block.attn.c_attn.weight.T + block.attn.c_attn.bias).split(C, -1)
@@ -113,7 +110,7 @@ def naive_states(model, x, fixed=slice(0), no_move=slice(0)):
     return [*states[:-1], norm(x, model.ln_f)]
 
 
-def naive_llama(model, x, fixed, no_move):
+def naive_llama(model, x, fixed):
     """The same for a Llama, with each head's keys looked up and each pair of numbers turned as one complex number."""
     c, states = model.config, [x]
 
@@ -124,12 +121,11 @@ def naive_llama(model, x, fixed, no_move):
         return x @ layer.weight.T + (0 if layer.bias is None else layer.bias)
 
     def turn(x):  # angles are computed in float32, as in transformers
-        angle = (moves.cumsum(0) - 1)[:, None] * (1 / c.rope_theta ** (torch.arange(0, c.head_dim, 2) / c.head_dim))
+        angle = torch.arange(len(x))[:, None] * (1 / c.rope_theta ** (torch.arange(0, c.head_dim, 2) / c.head_dim))
         z = torch.complex(*x.chunk(2, -1)) * torch.complex(angle.cos(), angle.sin())
         return torch.cat((z.real, z.imag), -1)
 
-    causal, moves = torch.ones(len(x), len(x), dtype=torch.bool).tril(), torch.ones(len(x), dtype=torch.int64)
-    moves[no_move] = 0
+    causal = torch.ones(len(x), len(x), dtype=torch.bool).tril()
     free = torch.ones(len(x), 1, dtype=torch.bool)
     free[fixed] = False
     for block in model.layers:
@@ -153,23 +149,21 @@ def naive_row(model, prefix, n, suffix, backprop_thoughts=None):
     """Logits (S+1, V) that predict suffix[0], suffix[1], ... and what follows, and the thoughts, for one row."""
     x = embeddings(model)[prefix]
     early = 0 if backprop_thoughts is None else max(0, n - backprop_thoughts)  # thoughts without gradient
-    no_move = slice(len(prefix) + 1, len(prefix) + n) if model.config.thought_positions == "shared" else slice(0)
-    where = slice(len(prefix), len(prefix) + early), no_move
+    cut = slice(len(prefix), len(prefix) + early)
     for i in range(n):
-        h = naive_gpt(model, x, *where)[-1:]
+        h = naive_gpt(model, x, cut)[-1:]
         h = h.detach() if 0 < i <= early else h
         x = torch.cat((x, h if model.thought_vectors is None else h + model.thought_vectors[i]))
     x = torch.cat((x, embeddings(model)[suffix]))
-    h = naive_gpt(model, x, *where)[len(prefix) + n - 1 :]
+    h = naive_gpt(model, x, cut)[len(prefix) + n - 1 :]
     return h @ embeddings(model).T, x[len(prefix) : len(prefix) + n]
 
 
 def naive_generate(model, prefix, n, suffix, max_new_tokens, eos):
     suffix, tokens = list(suffix), []
-    places = min(n, 1) if model.config.thought_positions == "shared" else n
     while len(tokens) < max_new_tokens:
         tokens.append(naive_row(model, prefix, n, suffix)[0][-1].argmax().item())
-        if tokens[-1] == eos or len(prefix) + places + len(suffix) == BLOCK:
+        if tokens[-1] == eos or len(prefix) + n + len(suffix) == BLOCK:
             break
         suffix.append(tokens[-1])
     return tokens
@@ -232,10 +226,9 @@ def test_loss_and_all_gradients_equal_the_naive_recomputation(dtype, tolerance, 
 
 
 @BOTH
-@pytest.mark.parametrize("positions", ["learned", "shared"])
-def test_where_thoughts_stand(positions, tiny):
+def test_where_thoughts_stand(tiny):
     """Catches a suffix that goes on at the wrong place, another thought's vector, given thoughts placed otherwise."""
-    model, rows = tiny(thought_positions=positions), some_rows()
+    model, rows = tiny(thought_positions="learned"), some_rows()
     inputs = batch(rows)
     expected, loss = naive_loss(model, rows), model(*inputs)[1]
     assert_close(loss, expected, 1e-10)
@@ -252,9 +245,7 @@ def test_where_thoughts_stand(positions, tiny):
 
 
 @BOTH
-@pytest.mark.parametrize(
-    "settings", [{}, {"thought_positions": "learned"}, {"thought_positions": "shared"}, {"feedback": "soft+layer:-2"}]
-)
+@pytest.mark.parametrize("settings", [{}, {"thought_positions": "learned"}, {"feedback": "soft+layer:-2"}])
 def test_thoughts_at_once(settings, tiny):
     """Catches a thought from its neighbour's state or an earlier pass's, a pass too few, a prefix that is read anew.
 
@@ -807,8 +798,8 @@ def test_what_is_fed_back(name, tiny):
 
 @pytest.mark.parametrize("tiny", ["plain", "llama"], indirect=True)
 @pytest.mark.parametrize("settings", [*({"feedback": name} for name in NAIVE_FEEDBACKS), {"backprop_thoughts": 2},
-    {"gradient_checkpointing": True}, {"passes": 2}, {"passes": 2, "in_place": True}, {"thought_positions": "learned"},
-    {"thought_positions": "shared"}])  # fmt: skip
+    {"gradient_checkpointing": True}, {"passes": 2}, {"passes": 2, "in_place": True},
+    {"thought_positions": "learned"}])  # fmt: skip
 def test_thinking_never_waits_for_a_gpu(settings, tiny):
     """Catches what asks for a number between two thoughts, for which all work on a GPU has to come to its end, and
     most of what is made on the wrong device: on "meta" there are shapes, but no numbers."""

@@ -40,7 +40,6 @@ EVERYTHING = [
     "--losses=ce,seq_vcr",
     "--method=simcot --decoder=head",
     "--passes=2 --method=pccot --thought_positions=learned",
-    "--thought_positions=shared",
     "--backprop_thoughts=1",
     "--gradient_checkpointing",
 ]

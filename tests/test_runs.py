@@ -498,7 +498,6 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--feedback=layer:-2",
         "--feedback=gate",
         "--thought_positions=learned",
-        "--thought_positions=shared",
         "--losses=ce,seq_vcr:0.1",
         "--stop=classifier",
         "--stop=ponder",
