@@ -64,13 +64,3 @@ class SeqVCR(nn.Module):
             spread, shared = (1 - (variance + 0.001).sqrt()).clamp(min=0).sum(), (x @ x.T).square().sum()
             found.append((self.l_1 * spread + self.l_2 * (shared - variance.square().sum())) / x.size(1))
         return sum(found) / len(found)
-
-
-class SeqVCRFixed(SeqVCR):
-    """The same with a fixed orthogonal projection to 32 dimensions (wassname/coconut)."""
-
-    def __init__(self, model):
-        super().__init__(model, width=32)
-        nn.init.orthogonal_(self.project.weight)
-        nn.init.zeros_(self.project.bias)
-        self.project.requires_grad_(False)

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from auxiliary import Decoder, SeqVCR, SeqVCRFixed
+from auxiliary import Decoder, SeqVCR
 from batches import ANYTHING
 from coconut import counts
 from curriculum import losses_of
@@ -142,7 +142,6 @@ LOSSES = {
     "stop": Loss(lambda batch: torch.tensor(len(batch.n)), stop),
     "ponder": Loss(lambda batch: torch.tensor(len(batch.n)), ponder),
     "seq_vcr": Loss(lambda batch: torch.tensor(1), SeqVCR),
-    "seq_vcr_fixed": Loss(lambda batch: torch.tensor(1), SeqVCRFixed),
 }
 
 

@@ -231,7 +231,7 @@ class TrainConfig:
         if self.backprop_thoughts is not None and (forced or self.stop == "ponder"):
             whom = "teacher_forcing" if forced else "stop=ponder"
             raise UserError(f"backprop_thoughts cuts thoughts one after the other, {whom} reads them all at once")
-        for name in {"decoder", "seq_vcr", "seq_vcr_fixed"} & losses if self.shard else ():
+        for name in {"decoder", "seq_vcr"} & losses if self.shard else ():
             raise UserError(f"losses={name} trains something of its own, which --shard does not spread over processes")
         if self.stop == "ponder" and self.questions > 1:
             raise UserError("stop=ponder reads each row again, which it cannot with questions > 1")
