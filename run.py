@@ -232,14 +232,13 @@ class Run:
         if not differing and saved["data"] != self.data_keys():
             differing = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
         if not differing:
-            differing = self.change_lengths(self.stage_lengths(saved_cfg))
+            differing = self.check_lengths(self.stage_lengths(saved_cfg))
         begun = range(self.progress["index"] + (self.progress["step"] > 0))
         for k in self.OF_STAGES:
             if any(curriculum.for_stage(old[k], i) != curriculum.for_stage(new[k], i) for i in begun):
                 differing.append(f"{k} was {old[k]!r}, now {new[k]!r}")
         if differing:
-            reason = "the steps that it has done would have been others"
-            raise UserError(f"{self.last} cannot be resumed with other settings, {reason}: {'; '.join(differing)}")
+            raise UserError(f"{self.last} cannot be resumed with other settings: {'; '.join(differing)}")
         parallel.load_optimizer(self.objective, self.optimizer, saved["optimizer"])
         self.objective.load_state_dict(saved["objective"], strict=False)
         rng, cuda_rng = saved["rng"][parallel.RANK % len(saved["rng"])]
@@ -247,35 +246,31 @@ class Run:
         if self.device.startswith("cuda") and cuda_rng is not None:
             torch.cuda.set_rng_state(cuda_rng, self.device)
 
-    def change_lengths(self, old):
-        """Give a checkpoint whose stages had the old lengths those of this run; returns what speaks against it.
+    def check_lengths(self, old):
+        """What speaks against this run's lengths of the stages, where a checkpoint has the old ones.
 
-        More steps may be added to a stage that is not over, or has come to its end but no other has begun: all is then
-        as if they had been there from the start, unless the learning rate depends on them.
+        Only the last stage may become longer. Then all is as if it had been so long from the start, even if it has
+        come to its end: it is taken up again.
         """
-        progress, against, possible = self.progress, [], [*self.lengths]
-        index, step, results = progress["index"], progress["step"], [*progress["results"]]
-        for i in [i for i, (a, b) in enumerate(zip(old, self.lengths)) if a != b and i <= index]:
-            over, more = i < index, self.lengths[i]
-            done = results[i][1] if over else step
-            mastered = over and 0 < self.cfg.master_at <= results[i][3]["accuracy"]
-            what = f"stage {self.plan[i]} has {'ended after' if over else 'done'} {done} of {old[i]} steps, now {more}"
-            why_not = None
-            if done and curriculum.for_stage(self.cfg.min_lr_ratio, i) != 1:
-                why_not = f"{what}, but its learning rate has decayed towards the end (min_lr_ratio)"
-            elif over and not mastered and (i < index - 1 or step):
-                why_not = f"{what}, but a later one has begun"
-            elif more < done or (done and more == done and not mastered):
-                why_not = what
-            elif over and not mastered:  # the last one, which is taken up again
+        progress, last = self.progress, len(self.plan) - 1
+        changed = [i for i, (before, now) in enumerate(zip(old, self.lengths)) if before != now]
+        if not changed:
+            return []
+        first = changed[0]
+        what = f"stage {self.plan[first]} had {old[first]} steps, now {self.lengths[first]}"
+        if first < last or self.lengths[last] < old[last]:
+            return [f"{what}, but only the last stage may become longer"]
+        over = progress["index"] > last
+        begun = over or (progress["index"] == last and progress["step"] > 0)
+        if begun and curriculum.for_stage(self.cfg.min_lr_ratio, last) != 1:
+            return [f"{what}, but its learning rate depends on that (min_lr_ratio)"]
+        if over:
+            _, done, _, valid = progress["results"][-1]
+            mastered = 0 < self.cfg.master_at <= valid["accuracy"]
+            if not mastered:
                 progress["results"].pop()
-                progress.update(index=i, step=done)
-            if why_not:
-                against.append(why_not)
-                possible[i] = old[i]
-        if against and 1 < len(possible) < 10 and possible != old:
-            against.append(f"--steps={','.join(map(str, possible))} would do")
-        return against
+                progress.update(index=last, step=done)
+        return []
 
     def data_keys(self):
         return [problems.key for splits in self.all_problems for problems in splits.values()]

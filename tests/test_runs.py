@@ -344,8 +344,8 @@ def same_weights(one, two):
     "method, short, long, stop_at",
     [
         ("coconut", "20,20,20,9", "20,20,20,13", None),  # the run was over
-        ("coconut", "9", "9,13,7", 16),  # the second of four stages has begun
-        ("coconut", "9,20", "9,30,7", 9),  # the first has just ended
+        ("coconut", "9", "9,9,9,13", 30),  # the last of four stages has begun
+        ("coconut", "9", "9,9,9,13", 14),  # it has not
         ("cot", "9", "12", None),  # one stage of 4 * 9 steps
     ],
 )
@@ -393,21 +393,37 @@ def test_what_would_have_changed_the_past_is_refused_with_the_reason(tmp_path, m
         finally:
             gc.collect()
 
-    message = resumed(18, "--steps=12")
-    assert "the steps that it has done would have been others: stage 0 has ended after 9 of 9 steps, now 12" in message
-    assert "but a later one has begun; --steps=9,12,12,12 would do" in message
-    assert resumed(18, "--steps=9,12,12,12") == [9, 12, 12, 12]
-    assert "stage 1 has done 5 of 9 steps, now 4" in resumed(14, "--steps=9,4")
-    assert resumed(14, "--steps=9,6") == [9, 6, 6, 6]
-    assert resumed(18, "--steps=9,12,5") == [9, 12, 5, 5]  # the end of a stage: it goes on, and the next is shorter
-    assert "decayed" in resumed(14, "--steps=9,12", first=["--min_lr_ratio=0.1"])
-    assert resumed(9, "--steps=9,9,12", first=["--min_lr_ratio=0.1"]) == [9, 9, 12, 12]
-    assert resumed(14, "--steps=9,12", first=["--min_lr_ratio=0.1,1"]) == [9, 12, 12, 12]
+    only = "but only the last stage may become longer"
+    assert f"stage 0 had 9 steps, now 12, {only}" in resumed(18, "--steps=12")
+    assert f"stage 1 had 9 steps, now 4, {only}" in resumed(14, "--steps=9,4,9")
+    assert f"stage 2 had 9 steps, now 12, {only}" in resumed(14, "--steps=9,9,12")  # although it has not begun
+    assert f"stage 3 had 9 steps, now 8, {only}" in resumed(30, "--steps=9,9,9,8")
+    assert resumed(30, "--steps=9,9,9,12") == [9, 9, 9, 12]
+    decays = "stage 3 had 9 steps, now 12, but its learning rate depends on that (min_lr_ratio)"
+    for total in (30, 36):
+        assert decays in resumed(total, "--steps=9,9,9,12", first=["--min_lr_ratio=0.1"])
+    assert resumed(27, "--steps=9,9,9,12", first=["--min_lr_ratio=0.1"]) == [9, 9, 9, 12]
+    assert resumed(30, "--steps=9,9,9,12", first=["--min_lr_ratio=0.1,1"]) == [9, 9, 9, 12]
     assert resumed(14, "--lr=1e-3,1e-3,5e-4") == [9] * 4
     assert "lr was (0.001,), now (0.001, 0.0005)" in resumed(14, "--lr=1e-3,5e-4")
     assert resumed(5, "--epochs=3") == [9] * 4  # steps were given
     prepare_hops.main(["--train=40", "--valid=9", "--test=9", "--out_dir=other"])
     assert "the files in other are others" in resumed(5, "--data_dir=other")
+
+
+def test_a_last_stage_that_was_mastered_stays_over(tmp_path, monkeypatch):
+    """Catches a stage that is taken up again for its new length, although it did not end for want of steps."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
+    flags = [*hops_flags(), "--steps=2", "--master_at=0.9", "--out_dir=out"]
+    run_to_the_end(flags, stop_at=(8,)).lock.close()
+    saved = torch.load("out/ckpt.pt")
+    for accuracy, index in ((0.8, 3), (0.9, 4)):
+        saved["progress"]["results"][-1][3]["accuracy"] = accuracy
+        torch.save(saved, "out/ckpt.pt")
+        run = Run(parse(TrainConfig, [*flags, "--steps=2,2,2,4", "--resume"], ""))
+        assert run.progress["index"] == index
+        run.lock.close()
 
 
 def test_best_is_no_checkpoint_to_go_on_with(tmp_path, capsys, monkeypatch):
