@@ -182,22 +182,18 @@ def literal(text):
         return text  # not a number or tuple: check() will say so
 
 
-def to_stderr(text):
-    print(text, file=sys.stderr)
-
-
-def cli(main, say=to_stderr):
-    """Run a script's main(argv). What the user can put right becomes one line, for say(), and exit code 2."""
+def cli(main):
+    """Run a script's main(argv). What the user can put right becomes one line on stderr, and exit code 2."""
     for stream in (sys.stdin, sys.stdout):  # what cannot be shown, or read, is no reason to lose a run
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")
     try:
         sys.exit(main(sys.argv[1:]))
     except UserError as e:
-        say(f"error: {e}")
+        print(f"error: {e}", file=sys.stderr)
     except OSError as e:  # disk full, no permission, ...
-        say(f"error: {e.filename or 'files'}: {e.strerror or e}")
+        print(f"error: {e.filename or 'files'}: {e.strerror or e}", file=sys.stderr)
     except KeyboardInterrupt:
-        say("\nstopped")
+        print("\nstopped", file=sys.stderr)
         sys.exit(130)
     sys.exit(2)

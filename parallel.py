@@ -15,7 +15,7 @@ may differ in their numbers of passes: the longest thinking of their examples de
 
 import os
 import sys
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed as dist
@@ -25,23 +25,9 @@ RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1
 
 
 def quiet():
-    """From here on only the first process prints; what others have to say on stderr goes through say()."""
+    """From here on only the first process prints; an error, on stderr, is said by each that has it."""
     if RANK > 0:
         sys.stdout = open(os.devnull, "w")
-
-
-def say(text):
-    """Print to stderr what one process may have to say, or all of them, such as the same error: once.
-
-    Whoever comes first prints. So an error of one process is not lost, whichever it is.
-    """
-    first = 1
-    if WORLD > 1 and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":  # torchrun has one before we begin
-        with suppress(Exception):  # if it does not work, better twice than never
-            store, *_ = next(dist.rendezvous("env://"))
-            first = store.add(f"said: {text}", 1)
-    if first == 1:
-        print(text, file=sys.stderr, flush=True)
 
 
 def start(device):

@@ -278,4 +278,4 @@ def main(argv):
 
 
 if __name__ == "__main__":
-    cli(main, parallel.say)
+    cli(main)

@@ -17,7 +17,6 @@ from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from config import UserError
 from download import download
-from parallel import say
 from textfile import no_such, read_text
 
 # name: (layers, heads, width), and the copy on Hugging Face, pinned where its hash is known
@@ -392,9 +391,9 @@ def read_weights(source):
         raise UserError(f"{source}: n_head is {n_head}; a config.json beside the weights should say how many there are")
     others += [k for k in tensors if k not in fitting]
     if others:
-        say(f"{source}: left out, since a GPT-2 has no such parts: {some(others)}")
+        print(f"{source}: left out, since a GPT-2 has no such parts: {some(others)}")
     if "bias" in config:
-        say(f"{source}: nanoGPT's GELU is exact, GPT-2's an approximation: outputs differ a little")
+        print(f"{source}: nanoGPT's GELU is exact, GPT-2's an approximation: outputs differ a little")
     return fitting, shape | {"n_head": n_head}
 
 

@@ -247,7 +247,7 @@ def test_whatever_stands_before_the_names(prefix, tied, tmp_path, capsys):
     torch.save(state, tmp_path / "model.pt")
     write_safetensors(tmp_path / "model.safetensors", state)
     assert loads(model, tmp_path / "model.pt") and loads(model, tmp_path / "model.safetensors")
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().out == ""
 
 
 def test_a_word_within_the_names(tmp_path):
@@ -285,7 +285,7 @@ def test_a_checkpoint_of_nanogpt(bias, tmp_path, capsys):
     torch.save(saved | {"best_val_loss": torch.tensor(2.5)}, tmp_path / "ckpt.pt")
     json.dump({"n_head": 4, "n_layer": 12}, open(tmp_path / "config.json", "w"))  # another one's: the file has its own
     assert loads(model, tmp_path / "ckpt.pt", n_head=None)
-    assert "GELU" in capsys.readouterr().err
+    assert "GELU" in capsys.readouterr().out
     torch.save(saved | {"model_args": sizes | {"n_layer": 3}}, tmp_path / "ckpt.pt")
     with pytest.raises(UserError, match="ckpt.pt: n_layer is 3, but the weights have 2"):
         GPT.from_pretrained(str(tmp_path / "ckpt.pt"))
@@ -316,8 +316,8 @@ def test_other_modules_beside_the_base(tmp_path, capsys):
     state |= {"expainable_llm.lm_head.weight": other.wte.weight.detach(), "base_causallm.step": torch.tensor(7)}
     torch.save(state, tmp_path / "checkpoint_33")
     assert loads(random_gpt(), tmp_path / "checkpoint_33")
-    err = capsys.readouterr().err
-    assert "left out" in err and "expainable_llm.transformer.wte.weight" in err and err.count("\n") == 1
+    out = capsys.readouterr().out
+    assert "left out" in out and "expainable_llm.transformer.wte.weight" in out and out.count("\n") == 1
     torch.save({**state, "base_causallm.lm_head.weight": torch.ones(61, 8)}, tmp_path / "checkpoint_33")
     with pytest.raises(UserError, match="base_causallm.lm_head.weight differs from wte.weight"):
         GPT.from_pretrained(str(tmp_path / "checkpoint_33"))
@@ -330,8 +330,8 @@ def test_what_is_no_weight_is_left_out_and_named(tmp_path, capsys):
               "extra": "text", "score.weight": torch.ones(2, 8)}  # fmt: skip
     torch.save(state | others, tmp_path / "model.pt")
     assert loads(random_gpt(), tmp_path / "model.pt")
-    err = capsys.readouterr().err
-    assert all(name.removeprefix("transformer.") in err for name in others) and "ln_1" not in err
+    out = capsys.readouterr().out
+    assert all(name.removeprefix("transformer.") in out for name in others) and "ln_1" not in out
     torch.save(state | {"transformer.ln_f.bias": torch.ones(8, dtype=torch.int8)}, tmp_path / "model.pt")
     with pytest.raises(UserError, match=r"ln_f.bias is \[8\] of int8, expected \[8\]"):
         GPT.from_pretrained(str(tmp_path / "model.pt"))
@@ -447,7 +447,7 @@ def test_double_precision_and_counters_in_safetensors(tmp_path, capsys):
         path.write_bytes(struct.pack("<Q", len(text)) + text + body)
 
     write("F64")
-    assert loads(model, path) and capsys.readouterr().err.endswith("no such parts: step\n")
+    assert loads(model, path) and capsys.readouterr().out.endswith("no such parts: step\n")
     assert all(t.dtype == torch.float32 for t in GPT.from_pretrained(str(path)).state_dict().values())
     write("F8_E4M3")
     with pytest.raises(UserError, match="wte.weight has the dtype 'F8_E4M3', expected F64 or F32"):
@@ -581,7 +581,7 @@ def test_models_of_transformers_however_they_are_saved(tmp_path, capsys):
     assert right(tmp_path / "model.safetensors")
     double = {k: t.double() for k, t in m.transformer.state_dict().items()} | {"steps": torch.tensor(9)}
     safetensors.torch.save_file(double, tmp_path / "model.safetensors")
-    assert right(tmp_path / "model.safetensors") and "steps" in capsys.readouterr().err
+    assert right(tmp_path / "model.safetensors") and "steps" in capsys.readouterr().out
     torch.save(m, path)
     with pytest.raises(UserError, match=r"a pickled model; save its state_dict\(\) \(found transformers.models.gpt2"):
         GPT.from_pretrained(str(path))
