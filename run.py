@@ -72,7 +72,7 @@ class Run:
     # What a resumed run may change: what has no part in its steps, and where its files are; then what has a value for
     # each stage, for stages to come.
     FREE = """resume overwrite out_dir data_dir device log_every eval_every eval_batch_size micro_batch_size
-           micro_batch_tokens save_every save_minutes gradient_checkpointing compile""".split()
+           micro_batch_tokens save_every save_minutes gradient_checkpointing compile fast""".split()
     OF_STAGES = "lr", "min_lr_ratio", "uniform_prob"
     LENGTHS = "steps", "epochs"
 
@@ -108,8 +108,8 @@ class Run:
         self.model.to(self.device).train()
         if cfg.compile:
             compile_blocks(self.model)
-        elif self.device == "cpu" and not cfg.shard:
-            fast.speed_up(self.model)  # without this line it takes longer, that is all
+        elif cfg.fast and self.device == "cpu" and not cfg.shard:
+            fast.speed_up(self.model)  # without this line a large model takes longer, that is all
         self.objective = Objective(self.model, trained_on(cfg)).to(self.device)
         self.forward = parallel.wrap(self.objective, cfg.shard)
         self.optimizer = new_optimizer(self.objective, cfg)

@@ -129,6 +129,7 @@ class TrainConfig:
     gradient_checkpointing: bool = option(False, "compute activations again when needed: slower, with less memory")
     backprop_thoughts: int | None = option(None, "gradient only through a row's last so many thoughts", least=1)
     compile: bool = option(False, "torch.compile the blocks: minutes at the start, for a GPU (not measured yet)")
+    fast: bool = option(False, "the same numbers sooner, for large models on a CPU (fast.py)")
     shard: bool = option(False, "with torchrun: spread weights and moments over the processes (FSDP2)")
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine

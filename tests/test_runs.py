@@ -23,6 +23,7 @@ import curriculum
 import data
 import evaluate
 import export
+import fast
 import prepare_hops
 import prepare_prosqa
 import sample
@@ -288,7 +289,7 @@ def test_the_benchmark_measures(tmp_path):
     done = command(tmp_path, "bench.py", "--parts=step,memory", "--thoughts=0,2", "--batch_size=2", "--rounds=1")
     assert done.returncode == 0, done.stderr
     values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
-    names = {f"step_over_plain{which}_n{n}" for which in ("", "_without_fast") for n in (0, 2)}
+    names = {f"step_over_plain{which}_n{n}" for which in ("", "_with_fast") for n in (0, 2)}
     assert values.keys() == names and min(map(float, values.values())) > 0
     done = command(tmp_path, "bench.py", "--parts=methods", "--thoughts=6", "--batch_size=2", "--rounds=1")
     assert done.returncode == 0, done.stderr
@@ -519,6 +520,7 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
         "--stop=ponder",
         "--model=llama --n_kv_head=1 --head_dim=6 --n_inner=20 --rope_theta=99",
         "--model=llama --feedback=gate",
+        "--fast",
         "--mixing=proportional",
         "--passes=2",
         "--method=codi",
@@ -534,6 +536,7 @@ def test_a_setting_of_training_is_evaluated_resumed_and_sampled(setting, tmp_pat
     prepare_hops.main(["--train=50", "--valid=9", "--test=9", "--out_dir=data"])
     flags = [*hops_flags(), "--steps=4,3", "--eval_every=2", "--max_latent_stage=3", *setting.split()]
     whole = run_to_the_end([*flags, "--out_dir=out/whole"])
+    assert isinstance(whole.model, fast.FastThinking) == (setting == "--fast")
     parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(3, 11))
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
     train.main(["--eval_only=out/parts/best.pt"])
