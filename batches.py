@@ -12,7 +12,7 @@ import torch
 
 from config import UserError
 from curriculum import METHODS, for_stage, make_row, mixed_stages
-from graphs import augment, more_questions, read_graph
+from tasks.graphs import augment, more_questions, read_graph
 
 ORDER, ROWS = range(2)  # what random numbers are for
 

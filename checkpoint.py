@@ -1,5 +1,5 @@
 """
-Models as files: checkpoints of train.py, weights from elsewhere (weights.py reads them), and new ones.
+Models as files: checkpoints of train.py, weights from elsewhere (pretrained/weights.py reads them), and new ones.
 
 What a run saves besides its model, and when, is run.py's business.
 """
@@ -10,18 +10,18 @@ import os
 
 import torch
 
-import parallel
 from coconut import Coconut
 from config import UserError, check, first_line
 from curriculum import METHODS
-from hf_tokenizer import load_tokenizer
 from init import induction
-from llama import Llama, LlamaConfig, is_llama
 from model import GPT, GPTConfig
+from pretrained.hf_tokenizer import load_tokenizer
+from pretrained.llama import Llama, LlamaConfig, is_llama
+from pretrained.weights import find, find_beside, read_json, read_safetensors, some, why_not_weights
 from settings import TrainConfig
+from speed import parallel
 from textfile import no_such, ours
 from tokenizer import PAUSE, make_tokenizer
-from weights import find, find_beside, read_json, read_safetensors, some, why_not_weights
 
 MODELS = {"gpt2": (GPT, GPTConfig), "llama": (Llama, LlamaConfig)}
 # settings that come with weights from elsewhere
@@ -91,7 +91,7 @@ def source_tokenizer(source):
 
 
 def its_thinking(source):
-    """How weights were trained to think, {setting: value}: export.py notes it, a checkpoint has it; {}: nobody says."""
+    """How weights were trained to think, {setting: value}, which export.py or a checkpoint notes; {}: nobody says."""
     source = find_checkpoint(source)
     if is_ours(source):
         return {name: getattr(load_checkpoint(source)[1], name) for name in Coconut.SETTINGS}

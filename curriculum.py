@@ -15,7 +15,7 @@ data.py's business, batches and tensors batches.py's.
 import math
 from typing import NamedTuple
 
-from graphs import walks
+from tasks.graphs import walks
 from tokenizer import BOT, EOT, PAUSE
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from config import UserError
 from curriculum import Problem, make_row
-from graphs import check_graph
+from tasks.graphs import check_graph
 from textfile import no_such, ours, read_text
 from tokenizer import EOS, PATTERNS
 
@@ -29,8 +29,12 @@ SPLITS = "train", "valid", "test"  # a task's files, NAME.json
 def check_exists(path):
     """UserError if there is no such data file, with where it was looked for, and the script that makes it."""
     if not os.path.exists(path):
-        script = ours(f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}.py")
-        hint = f"`python {script}` makes it" if os.path.exists(script) else "README.md says what belongs there"
+        script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}"
+        hint = "README.md says what belongs there"
+        if os.path.exists(ours(f"{script}.py")):
+            hint = f"`python {ours(f'{script}.py')}` makes it"
+        elif os.path.exists(ours("tasks", f"{script}.py")):
+            hint = f"`python -m tasks.{script}`, from the project's folder, makes it"
         hint = f"{folder} is a file, expected a folder" if os.path.isfile(folder := os.path.dirname(path)) else hint
         raise UserError(f"{no_such('file', path)}; {hint}")
 

@@ -1,7 +1,7 @@
 """
 Fetch a file over HTTP: resumed where it broke off, verified, and never half a file under its final name.
 
-What is fetched, and where it is kept, is for others to say (weights.py, prepare_*.py).
+What is fetched, and where it is kept, is for others to say (pretrained/weights.py, prepare_*.py).
 
     path = download("https://.../model.safetensors", sha256="248d...", size=548105171)
 

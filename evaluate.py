@@ -1,7 +1,7 @@
 """
 Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
 
-When an answer is right: grading.py. What thoughts hold: analyze.py.
+When an answer is right: tasks/grading.py. What thoughts hold: lab/analyze.py.
 """
 
 import time
@@ -11,9 +11,9 @@ from itertools import islice
 import torch
 
 import batches
-import parallel
 from curriculum import METHODS, Row, count, make_row, split
-from grading import read_answer, same_number
+from speed import parallel
+from tasks.grading import read_answer, same_number
 from tokenizer import EOS
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering

@@ -4,7 +4,7 @@ What is scored: from what a model has thought about a batch to named losses.
 Each loss is a sum and a count. A step divides the sum over all of its micro-batches and processes by the count over all
 of them, so it does not matter how its rows are divided up. `--losses=ce,NAME:0.5` chooses and weighs them; a new one is
 a function and a line in LOSSES. What is trained only here (a decoder, a projection) is a module of Objective
-(auxiliary.py): it is saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
+(methods/auxiliary.py): it is saved in ckpt.pt, to go on with, but is no part of the model in best.pt.
 """
 
 import math
@@ -16,11 +16,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from auxiliary import Decoder, SeqVCR
 from batches import ANYTHING
 from coconut import counts
 from curriculum import losses_of
 from feedback import known, membership
+from methods.auxiliary import Decoder, SeqVCR
 
 
 class Loss(NamedTuple):
@@ -174,7 +174,7 @@ def parse_losses(names):
 
 
 class Objective(nn.Module):
-    """A model with what it is trained for; this is what several processes wrap (parallel.py)."""
+    """A model with what it is trained for; this is what several processes wrap (speed/parallel.py)."""
 
     def __init__(self, model, losses=("ce",)):
         super().__init__()

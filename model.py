@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from coconut import Coconut, ThinkingConfig
-from weights import load, read_weights
+from pretrained.weights import load, read_weights
 
 
 @dataclass
@@ -175,7 +175,7 @@ class GPT(Coconut, GPT2):
 
     @classmethod
     def from_pretrained(cls, source, dropout=0.0):
-        """A GPT with weights from elsewhere, such as "gpt2"; weights.py says what else source may be.
+        """A GPT with weights from elsewhere, such as "gpt2"; pretrained/weights.py says what else source may be.
 
         Its config follows from the tensors' shapes. UserError if they are not those of a GPT-2.
         """

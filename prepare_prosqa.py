@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from config import UserError, cli, option, parse
 from data import SPLITS, load_json, write_files, write_splits
 from download import download
-from graphs import check_fields, children, search
+from tasks.graphs import check_fields, children, search
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
 # Measured by statistics() on the official prosqa_valid.json, 300 problems; 3, ..., 6: the share with so many steps.

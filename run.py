@@ -16,13 +16,12 @@ import torch
 
 import curriculum
 import data
-import fast
-import parallel
 from checkpoint import FORMAT, SIZES, load_checkpoint, new_model, pick_device, pretrained_model, source_tokenizer
 from config import UserError, first_line
 from evaluate import evaluate
 from init import induction
 from losses import Objective, trained_on
+from speed import fast, parallel
 from tokenizer import PATTERNS, make_tokenizer, to_text
 
 PLATEAU = 500  # steps after which something should have been learned

@@ -5,7 +5,7 @@ Those are the tokens that the head would choose if the thought were a last hidde
 fed back (--feedback=last), and soft and members are sums of embeddings, from which the head reads what is in them. Of
 other thoughts (layer:-2, embedding, projection) the head has learned nothing: their tokens say little.
 
-A whole file of questions, measured: train.py --eval_only and analyze.py.
+A whole file of questions, measured: train.py --eval_only and lab/analyze.py.
 
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py out/hops                              # another run; or one of its checkpoints
@@ -48,7 +48,9 @@ from settings import TrainConfig
 @dataclass
 class SampleConfig:
     out_dir: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
-    init_from: str = option("", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (weights.py)")
+    init_from: str = option(
+        "", "weights from elsewhere instead: gpt2, hf:owner/name, a file, ... (pretrained/weights.py)"
+    )
     latent: str = option(
         "", "number of thoughts, or auto: until the model stops; by default as in training (--init_from: none)"
     )

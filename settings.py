@@ -98,7 +98,9 @@ class TrainConfig:
     init_from: str = option(
         "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
     )
-    model: str = option("gpt2", "the base model, model.py's or llama.py's; weights bring theirs", ("gpt2", "llama"))
+    model: str = option(
+        "gpt2", "the base model, model.py's or pretrained/llama.py's; weights bring theirs", ("gpt2", "llama")
+    )
     n_layer: int = option(2, "transformer blocks", least=1, most=1000)
     n_head: int = option(4, "attention heads", least=1, most=1000)
     n_embd: int = option(128, "width", least=1, most=100_000)
@@ -129,7 +131,7 @@ class TrainConfig:
     gradient_checkpointing: bool = option(False, "compute activations again when needed: slower, with less memory")
     backprop_thoughts: int | None = option(None, "gradient only through a row's last so many thoughts", least=1)
     compile: bool = option(False, "torch.compile the blocks: minutes at the start, for a GPU (not measured yet)")
-    fast: bool = option(False, "the same numbers sooner, for large models on a CPU (fast.py)")
+    fast: bool = option(False, "the same numbers sooner, for large models on a CPU (speed/fast.py)")
     shard: bool = option(False, "with torchrun: spread weights and moments over the processes (FSDP2)")
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     # evaluation, files, machine

@@ -2,8 +2,8 @@
 The proof that the fast code computes what the paper says.   python -m pytest test_latent.py
 
 Each test names the mistake that it would catch. `naive_*` is the slow truth: one row at a time, no cache, no padding,
-attention by hand, the whole sequence computed again for every thought. All of it runs with fast.py and without, and
-what does not depend on the base model with model.py and llama.py.
+attention by hand, the whole sequence computed again for every thought. All of it runs with speed/fast.py and without,
+and what does not depend on the base model with model.py and pretrained/llama.py.
 """
 
 import copy
@@ -17,14 +17,14 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-import fast
 import train
 from batches import collate
 from curriculum import Row
-from llama import Llama, LlamaConfig
 from losses import Objective
 from model import GPT, GPTConfig
+from pretrained.llama import Llama, LlamaConfig
 from settings import TrainConfig
+from speed import fast
 
 VOCAB, BLOCK = 23, 40
 torch.set_num_threads(1)  # the models are tiny: threads would only wait for each other
@@ -547,7 +547,7 @@ def test_several_backward_passes_through_one_graph(tiny):
 
 
 def test_second_derivatives_are_right_or_an_error(tiny):
-    """Catches a wrong number where fast.py cannot differentiate twice."""
+    """Catches a wrong number where speed/fast.py cannot differentiate twice."""
     model, rows = tiny(), some_rows(size=3)
 
     def twice(loss):

@@ -1,7 +1,7 @@
 """
 Tokenizers: a tiktoken.Encoding, whatever the task. GPT-2's own, or one made of a task's words or characters.
 
-Other models' own are read in hf_tokenizer.py; a checkpoint keeps one of them as to_text's text.
+Other models' own are read in pretrained/hf_tokenizer.py; a checkpoint keeps one of them as to_text's text.
 
 Each ends with the same four special tokens. Text is always encoded with encode_ordinary, so that "<|latent|>" in a
 question remains text; the special tokens come from encode_single_token.

@@ -24,7 +24,6 @@ import torch
 
 import batches
 import data
-import parallel
 from checkpoint import (
     find_checkpoint,
     is_ours,
@@ -39,6 +38,7 @@ from curriculum import METHODS, for_stage, stages
 from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
 from run import Run, new_optimizer
 from settings import TrainConfig
+from speed import parallel
 from textfile import ours
 from tokenizer import to_text
 

@@ -1,4 +1,4 @@
-"""Addition in the head: carries and all, without writing a column. Run `python prepare_addition.py` first."""
+"""Addition in the head: carries and all, without writing a column. Run `python -m tasks.prepare_addition` first."""
 
 data_dir = "data/addition"
 out_dir = "out/addition"

@@ -1,4 +1,4 @@
-"""Arithmetic with names: a chain of sums, differences and products. Run `python prepare_arithmetic.py` first."""
+"""Arithmetic with names: a chain of sums, differences and products. Run `python -m tasks.prepare_arithmetic` first."""
 
 data_dir = "data/arithmetic"
 out_dir = "out/arithmetic"

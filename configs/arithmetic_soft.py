@@ -1,7 +1,7 @@
 """
 Arithmetic with names, thought in soft tokens: from random weights to answers, no step written. 3 minutes of a core.
 
-    python prepare_arithmetic.py
+    python -m tasks.prepare_arithmetic
     python train.py configs/arithmetic_soft.py
 
 What is fed back is what the model would have said, sum_w p(w) E(w), and after each thought it is told which token of

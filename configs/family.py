@@ -1,4 +1,4 @@
-"""Families in sentences, the example for data of your own: docs/own_data.md. Run `python prepare_family.py` first."""
+"""Families in sentences, the example of docs/own_data.md. Run `python -m tasks.prepare_family` first."""
 
 data_dir = "data/family"
 out_dir = "out/family"

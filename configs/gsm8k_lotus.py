@@ -7,7 +7,7 @@ tokenizer = "gpt2"
 method = "lotus"  # losses: ce, and with a weight of 0.05 that of each step's tokens at its block
 passes = 6
 
-c_thought = 10  # a block for each step, a pad for each token: 95 % of GSM8k-Aug's steps have no more (bench.py)
+c_thought = 10  # a block for each step, a pad for each token: 95 % of GSM8k-Aug's steps have no more (speed/bench.py)
 max_latent_stage = 6  # 98 % of the problems have no more steps
 pad_latent_to_max = True
 

@@ -1,4 +1,4 @@
-"""ProntoQA with GPT-2, the paper's recipe (section 4) on one GPU. Run `python prepare_prontoqa.py` first."""
+"""ProntoQA with GPT-2, the paper's recipe (section 4) on one GPU. Run `python -m tasks.prepare_prontoqa` first."""
 
 data_dir = "data/prontoqa"
 out_dir = "out/prontoqa"

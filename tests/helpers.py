@@ -11,10 +11,9 @@ import pytest
 import torch
 
 import data
-import hf_tokenizer
 import train
-import weights
 from config import cli, parse
+from pretrained import hf_tokenizer, weights
 from run import Run
 from settings import TrainConfig
 from tokenizer import BOT, EOS, EOT, PAUSE, make_tokenizer
@@ -52,10 +51,12 @@ TINY = (
 )
 
 
-def command(cwd, script, *args, **kwargs):
-    """Run one of the project's scripts in cwd as a user would."""
-    path = os.path.join(HERE, script)
-    return subprocess.run([sys.executable, path, *args], cwd=cwd, capture_output=True, text=True, timeout=100, **kwargs)
+def command(cwd, script, *args, env=os.environ):
+    """Run one of the project's scripts, train.py or lab.explore, in cwd as a user would."""
+    argv, env = [sys.executable, os.path.join(HERE, script), *args], {**env}
+    if not script.endswith(".py"):
+        argv, env["PYTHONPATH"] = [sys.executable, "-m", script, *args], HERE
+    return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=100)
 
 
 @contextmanager

@@ -21,7 +21,6 @@ import curriculum
 import data
 import evaluate
 import feedback
-import graphs
 import losses
 import prepare_gsm8k
 import prepare_hops
@@ -30,6 +29,7 @@ from config import UserError, parse
 from curriculum import Row
 from run import Run
 from settings import TrainConfig
+from tasks import graphs
 from tokenizer import SPECIALS, make_tokenizer
 
 

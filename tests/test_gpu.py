@@ -20,9 +20,9 @@ import prepare_hops
 import prepare_prosqa
 from config import parse
 from curriculum import METHODS
-from llama import Llama, LlamaConfig
 from losses import Objective, trained_on
 from model import GPT, GPTConfig
+from pretrained.llama import Llama, LlamaConfig
 from run import Run, compile_blocks
 from settings import TrainConfig
 from test_latent import NAIVE_FEEDBACKS, VOCAB, assert_close, batch, some_rows

@@ -5,6 +5,7 @@ Each test names the mistake that it would catch.
 """
 
 import dataclasses
+import glob
 import json
 import math
 import os
@@ -17,26 +18,23 @@ import tiktoken
 import torch
 from helpers import HERE, PROBLEM, TINY, command, fails, hops_flags, run_to_the_end, words
 
-import analyze
 import batches
 import curriculum
 import data
 import evaluate
-import explore
-import prepare_addition
-import prepare_arithmetic
-import prepare_family
 import prepare_hops
 import sample
 import tokenizer
 import train
 from coconut import draw
 from config import UserError, parse
+from lab import analyze, explore
 from model import GPT, GPTConfig
+from pretrained.weights import is_projection, write_safetensors
 from run import Run
 from settings import TrainConfig
+from tasks import prepare_addition, prepare_arithmetic, prepare_family
 from tokenizer import make_tokenizer
-from weights import is_projection, write_safetensors
 
 # ---------------------------------------------------------------- extremes
 
@@ -129,6 +127,32 @@ def test_scripts_run_from_anywhere(tmp_path):
         assert f"{path}: no such checkpoint in the current folder" in command(tmp_path, "sample.py", path).stderr
 
 
+UPSTAIRS = [
+    "tasks.prepare_addition", "tasks.prepare_arithmetic", "tasks.prepare_family", "tasks.prepare_prontoqa",
+    "pretrained.export", "lab.analyze", "lab.explore", "lab.plot", "lab.runs", "lab.superpose", "speed.bench",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", UPSTAIRS)
+def test_a_script_called_by_its_path_says_how_it_is_called(name):
+    """Catches a traceback about modules that are not found, and a script in a folder that is none."""
+    path = f"{name.replace('.', '/')}.py"
+    done = command(HERE, path, "--help")
+    assert done.stderr == f"error: call it as python -m {name}, from the project's folder\n" and done.returncode == 1
+    with open(os.path.join(HERE, path), encoding="utf-8") as f:
+        text = f.read()
+    assert f"python -m {name}" in text.partition('"""\n\n')[0] and text.endswith("    cli(main)\n")
+
+
+def test_scripts_upstairs_are_all_known():
+    """Catches a new one that nobody has tried to call by its path."""
+    paths = [
+        p for folder in ("tasks", "pretrained", "methods", "lab", "speed") for p in glob.glob(f"{HERE}/{folder}/*.py")
+    ]
+    scripts = {os.path.relpath(p, HERE)[:-3].replace("/", ".") for p in paths if "\nif __name__ ==" in open(p).read()}
+    assert scripts == {*UPSTAIRS}
+
+
 @pytest.mark.parametrize("path", ["out/run", "out/run/", "out/run/best.pt", "out/run/ckpt.pt"])
 def test_a_run_is_its_folder_or_a_file_in_it(path, in_trained, capsys, monkeypatch):
     """Catches a script that takes one of them only."""
@@ -141,7 +165,7 @@ def test_a_run_is_its_folder_or_a_file_in_it(path, in_trained, capsys, monkeypat
     found = path if path.endswith(".pt") else os.path.join(path, "best.pt")
     assert capsys.readouterr().out.count(f"{found}: coconut, stage") == 4
     pytest.importorskip("matplotlib")
-    import plot
+    from lab import plot
 
     plot.main([path])
     assert "training.png" in capsys.readouterr().out
@@ -467,7 +491,7 @@ def test_files_of_a_task_are_replaced_together(tmp_path):
 def test_pictures_of_what_has_only_begun(tmp_path, capsys, monkeypatch):
     """Catches a traceback for a stage that is not evaluated yet, a damaged line, another program's analysis.json."""
     pytest.importorskip("matplotlib")
-    import plot
+    from lab import plot
 
     lines = "0 stage 0\n5 valid/accuracy 0.5\n\0\0\0\0\n7 \nx y z\n5 stage 1\n6 train/loss 1.0\n9 valid/accu"
     (tmp_path / "log.txt").write_text(lines)

@@ -1,0 +1,230 @@
+"""
+A page to look into a model's thoughts, question by question: one HTML file, to be opened in a browser, or sent.
+
+    python -m lab.explore out/hops                            # 30 questions of its test file; out/hops/explore.html
+    python -m lab.explore out/hops data/hops/valid.json --count=50
+
+For each question and each number K of thoughts: what the model writes if it has to stop there; of the last thought
+norm, cosine and likeliest tokens; where its position looks (attention); in a graph the nodes' values; and what the
+model answers with other thoughts in place of its own. What is measured over all questions is analyze.py's business,
+from which all of this comes. The page is explore.html, into which the numbers are put as JSON.
+"""
+
+if not __package__:
+    raise SystemExit("error: call it as python -m lab.explore, from the project's folder")
+
+import json
+import math
+import os
+import shlex
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+import data
+from config import UserError, cli, option, parse
+from curriculum import METHODS, count, make_prompt
+from evaluate import find_answer, precision, right_answer
+from lab.analyze import category, load, replacements, stop_after, trained_with, values_after
+from lab.plot import layers
+from sample import look_into
+from tasks.graphs import node_of
+from textfile import check_writable, read_text
+from tokenizer import BOT, PAUSE
+
+LARGEST = 1_000_000  # bytes of a page: what can be sent by mail, and opens on a phone at once
+
+
+@dataclass
+class ExploreConfig:
+    ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
+    data: str = option("", "a data file; by default test.json of the checkpoint's task")
+    count: int = option(30, "how many of the file's questions, the first ones", least=2)
+    max_thoughts: int | None = option(None, "the most thoughts; by default as many as in training", least=0)
+    top: int = option(6, "tokens to show for each thought", least=1)
+    out: str = option("", "where to write; by default explore.html beside the checkpoint")
+    seed: int = option(1, "decides the noise", least=0)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+
+
+# ---------------------------------------------------------------- attention
+
+
+def attention(q, past):
+    """softmax(q k^T / sqrt(hs)), which no layer keeps: (B, nh, T, K) for q (B, nh, T, hs) and the passes so far.
+
+    Rows without padding only. Of Llama's keys there are fewer heads than of its queries.
+    """
+    k = torch.cat([k for k, _ in past], 2)  # (B, ng, K, hs)
+    scores = q @ k.repeat_interleave(q.size(1) // k.size(1), 1).mT / math.sqrt(q.size(-1))
+    T, K = scores.shape[2:]
+    causal = torch.ones(T, K, dtype=torch.bool, device=q.device).tril(K - T)
+    return scores.masked_fill(~causal, -math.inf).softmax(-1)
+
+
+@contextmanager
+def listening(model):
+    """Meanwhile the yielded list gets the attention of each pass, [of each layer], [of each pass]."""
+    attending = [module for module in model.modules() if hasattr(module, "attend")]
+    heard = [[] for _ in attending]
+
+    def tell(attend, passes):
+        def attend_and_tell(q, past, mask):
+            passes.append(attention(q, past).float().cpu())
+            return attend(q, past, mask)
+
+        return attend_and_tell
+
+    for module, passes in zip(attending, heard):
+        module.attend = tell(module.attend, passes)
+    try:
+        yield heard
+    finally:
+        for module in attending:
+            del module.attend  # the class's own is there again
+
+
+def looks(model, question, most, cfg, tok):
+    """Where the last position before the thoughts, and that of each thought, looks: [(layers, heads, K), ...].
+
+    K are the positions up to itself: those of the question and its marker, then the thoughts (or <pause> tokens).
+    """
+    device, begin = next(model.parameters()).device, len(make_prompt(question, 0, cfg, tok).prefix)
+    prefix, n, eot = make_prompt(question, most, cfg, tok)
+    prefix, eot = (torch.tensor([tokens], dtype=torch.int64, device=device) for tokens in (prefix, eot))
+    with listening(model) as heard:
+        model.think(prefix, torch.tensor([prefix.size(1)], device=device), n, eot)
+    # what was heard of each layer: the prefix, model.config.passes that only prepare, and what thoughts are then
+    heard = [(first, *rest[model.config.passes * (n > 0) :]) for first, *rest in heard]
+    rows = [[row for weights in passes for row in weights[0].unbind(1)] for passes in heard]  # (nh, K) per position
+    return [torch.stack([layer[k - 1][:, :k] for layer in rows]) for k in range(begin, begin + most + 1)]
+
+
+DETAILS = "heads", "layers", "mean"  # the first that is not too large
+
+
+def views(weights, detail):
+    """Of attention (layers, heads, K): {name: per mille of each position}, always beginning with the mean."""
+    L, H, _ = weights.shape
+    found = {"all heads, their mean": weights.mean((0, 1))}
+    if detail == "layers":
+        found |= {f"layer {i + 1}, mean of its heads": weights[i].mean(0) for i in range(L)}
+    if detail == "heads":
+        found |= {f"layer {i + 1}, head {j + 1}": weights[i, j] for i in range(L) for j in range(H)}
+    return {name: (1000 * share).round().int().tolist() for name, share in found.items()}
+
+
+# ---------------------------------------------------------------- the page
+
+
+def picture(graph, path):
+    """A graph as it is drawn: the places of all nodes that the root leads to, from top to bottom or in a circle."""
+    reached, successors = graph.depths(), graph.successors
+    circle = all(len(successors[a]) == 1 for a in reached)  # the quick start's: it comes back to where it began
+    if circle:
+        radius = 0.17 * len(reached)  # neighbours are about 1 apart
+        angles = {node: 2 * math.pi * depth / len(reached) for node, depth in reached.items()}
+        place = {node: (radius * math.sin(a), -radius * math.cos(a)) for node, a in angles.items()}
+    else:
+        place = {node: (y, x) for node, (x, y) in layers(successors, graph.root).items()}
+    return {
+        "place": {node: [round(x, 2), round(y, 2)] for node, (x, y) in place.items()},
+        "edges": [[a, b] for a in place for b in successors[a]],
+        "path": [graph.root, *path], "target": graph.target, "other": graph.other,
+        "hidden": len(successors) - len(place), "circle": circle,
+    }  # fmt: skip
+
+
+def token_text(tok, token):
+    return {BOT: "<bot>", PAUSE: "<pause>"}.get(text := tok.decode([token]), text)
+
+
+def explore(model, raw, graphs, cfg, tok, most, args, stage):
+    """Everything that the page shows, but for attention: a list of questions."""
+    problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
+    expected = [right_answer(p, cfg, tok) for p in problems]
+    paths = [[node_of(step) if graphs else step for step in p["steps"]] for p in raw]
+    questions = [
+        {
+            "tokens": [token_text(tok, t) for t in make_prompt(problem.question, 0, cfg, tok).prefix],
+            "steps": p["steps"], "answer": p["answer"], "trained": count(len(p["steps"]), stage, cfg)[1],
+            "graph": picture(graphs[i], paths[i]) if graphs else None, "after": [], "instead": [],
+        }
+        for i, (p, problem) in enumerate(zip(raw, problems))
+    ]  # fmt: skip
+    for n in range(most + 1):
+        if sys.stderr.isatty():
+            print(f"\r{n} of {most} thoughts", end="" if n < most else "\n", file=sys.stderr, flush=True)
+        solved = stop_after(model, problems, [n] * len(problems), cfg, tok)
+        values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
+        for i, (text, n_tokens, _) in enumerate(solved):
+            answer = find_answer(text, cfg)
+            seen = {"writes": text.strip(), "tokens": n_tokens, "right": answer == expected[i]}
+            if graphs:
+                seen |= {"category": category(graphs[i], text, n, cfg), "answer": node_of(answer)}
+            if i in values:
+                value = {node: round(v, 3) for node, v in values[i].items()}
+                seen |= {"value": value, "frontier": sorted(graphs[i].frontier(n // c + 1))}
+            questions[i]["after"].append(seen)
+    for question, (_, _, thoughts) in zip(questions, solved):
+        for seen, thought in zip(question["after"][1:], look_into(thoughts, model, tok, args.top)):
+            cosine = None if thought["cosine"] is None else round(thought["cosine"], 2)
+            tokens = [[text, round(p, 4)] for text, p in thought["tokens"]]
+            seen["thought"] = {"norm": round(thought["norm"], 2), "cosine": cosine, "tokens": tokens}
+    thoughts = torch.stack([thoughts.float().cpu() for *_, thoughts in solved])  # (n, N, C)
+    trained = trained_with(problems, stage, most, cfg)
+    for name, given in replacements(thoughts, trained, args.seed).items() if thoughts.size(1) else ():
+        for i, (text, *_) in enumerate(stop_after(model, problems, trained, cfg, tok, given)):
+            right = find_answer(text, cfg) == expected[i]
+            questions[i]["instead"].append({"thoughts": name, "writes": text.strip(), "right": right})
+    return questions
+
+
+def write(page):
+    """The page as HTML: the template with the numbers in it."""
+    text = json.dumps(page, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")  # no tag can end it
+    return read_text(os.path.join(os.path.dirname(__file__), "explore.html")).replace(">null<", f">{text}<", 1)
+
+
+def write_with_attention(page, found):
+    """The same, and in it as much of the attention found, [of each question][of each K], as fits."""
+    html = write(page)
+    if len(html.encode()) > LARGEST:
+        raise UserError(f"a page of {len(html.encode()) / 1e6:.1f} MB, expected at most 1: lower --count")
+    for detail in DETAILS:
+        for question, weights in zip(page["questions"], found):
+            for seen, w in zip(question["after"], weights):
+                seen["looks"] = [*views(w, detail).values()]
+        page["views"] = [*views(found[0][0], detail)]
+        full = write(page)
+        if len(full.encode()) <= LARGEST:
+            return full
+    return html
+
+
+@torch.no_grad()
+def main(argv):
+    command, began = shlex.join(["python", "-m", "lab.explore", *argv]), time.time()
+    args = parse(ExploreConfig, argv, __doc__, places=("ckpt", "data"))
+    model, cfg, tok, about, raw, graphs, most = load(args)
+    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
+    check_writable(out)
+    with precision(cfg, next(model.parameters()).device):
+        questions = explore(model, raw, graphs, cfg, tok, most, args, about["stage"])
+        found = [looks(model, p.question, most, cfg, tok) for p in data.encode(raw, cfg, tok)]
+    page = about | {
+        "command": command, "feedback": cfg.feedback, "width": model.config.n_embd, "most": most,
+        "thing": METHODS[cfg.method].instead or "thought", "named": bool(cfg.thought_targets), "views": [],
+        "questions": questions,
+    }  # fmt: skip
+    html = write_with_attention(page, found)
+    with open(out, "w", encoding="utf-8") as f:
+        f.write(html)
+    print(f"{out}: {len(html.encode()) / 1000:,.0f} kB, {time.time() - began:.1f} s; open it in a browser")
+
+
+if __name__ == "__main__":
+    cli(main)

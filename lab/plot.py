@@ -1,0 +1,324 @@
+"""
+Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysis.json (analyze.py). Needs matplotlib.
+
+Nothing is computed here; what would say nothing is left out (categories, if there is but one; parallelism, if only
+one node can be next).
+
+    python -m lab.plot out/hops
+    python -m lab.plot out/hops --baselines=out/hops_cot,out/hops_no_cot --example=3
+
+    training      validation accuracy over the stages, other runs' test accuracy dashed
+    categories    what is written after K forced thoughts
+    tree          the graph of one question, its nodes shaded by their value after no thought, one, two and three
+    parallelism   how much value the best, the two best and the three best nodes of a question have together
+    thoughts      norm and entropy of each thought
+    probes        which step can be read from which thought
+The command that made a picture is in its metadata ("Description").
+"""
+
+if not __package__:
+    raise SystemExit("error: call it as python -m lab.plot, from the project's folder")
+
+import json
+import os
+import shlex
+from contextlib import suppress
+from dataclasses import dataclass
+
+from config import UserError, cli, option, parse
+from tasks.graphs import walk
+from textfile import no_such
+
+HATCHES = {  # category: colour and hatch; the right ones are dark
+    "correct path": ("#1b4f72", ""), "longer path": ("#5499c7", "///"), "correct label": ("#a9cce3", "..."),
+    "wrong target": ("#fdebd0", "\\\\\\"), "hallucination": ("#f5b041", "xxx"), "incorrect label": ("#ffffff", "---"),
+}  # fmt: skip
+DASHES = [(0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 3))]
+
+
+@dataclass
+class PlotConfig:
+    out_dir: str = option("", "folder of a training run, or a file in it")
+    baselines: str = option("", "folders of other runs, with commas between them, to compare training with")
+    example: int = option(0, "number of the question whose graph is drawn", least=0)
+
+
+def run_folder(path):
+    """The folder of a run, given itself or one of its files, such as best.pt; UserError if it is not there."""
+    if not os.path.exists(path):
+        raise UserError(no_such("run", path))
+    return os.path.dirname(path) or "." if os.path.isfile(path) else path
+
+
+def read_log(path):
+    """{stream: [(step, value), ...]} of a log.txt, without lines that are damaged, or only begun."""
+    streams = {}
+    with open(path, encoding="utf-8", errors="replace") as f:
+        for line in f:
+            with suppress(ValueError):
+                step, stream, value = line.split() if line.endswith("\n") else ()
+                streams.setdefault(stream, []).append((int(step), float(value)))
+    return streams
+
+
+def final_accuracy(folder):
+    """A run's test accuracy, or its latest validation accuracy if it has not come so far: (label, accuracy)."""
+    log = read_log(os.path.join(folder, "log.txt"))
+    found = log.get("test/accuracy") or log.get("valid/accuracy")
+    if not found:
+        raise UserError(f"{folder}: there is no accuracy in its log.txt yet")
+    return os.path.basename(folder) + " (not finished)" * ("test/accuracy" not in log), found[-1][1]
+
+
+def read_analysis(path):
+    try:
+        with open(path, encoding="utf-8") as f:
+            found = json.load(f)
+    except ValueError as e:
+        raise UserError(f"{path}: not what analyze.py has written: {e}") from None
+    if not isinstance(found, dict) or not {"command", "sweep", "values", "thoughts", "probes"} <= found.keys():
+        raise UserError(f"{path}: not what analyze.py has written")
+    return found
+
+
+def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
+    """(figure, its axes); 8 inches are the 800 pixels of a README. UserError without matplotlib."""
+    try:
+        import matplotlib.pyplot as plt
+    except ImportError:
+        raise UserError("plot.py needs matplotlib: pip install matplotlib") from None
+    plt.switch_backend("agg")  # files only, no window
+    plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+                         "axes.titlesize": 9, "hatch.linewidth": 0.6, "svg.hashsalt": "nanoCoconut"})  # fmt: skip
+    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **kwargs)
+
+
+def percent(axis):
+    from matplotlib.ticker import PercentFormatter
+
+    axis.set_major_formatter(PercentFormatter(1, decimals=0))
+
+
+def draw_training(log, baselines):
+    fig, ((ax,),) = new_figure()
+    steps, accuracy = zip(*log["valid/accuracy"])
+    ax.plot(steps, accuracy, "k.-", markersize=5, label="validation")
+    for dash, (name, value) in zip(DASHES * len(baselines), baselines.items()):
+        ax.axhline(value, color="0.35", linestyle=dash, label=f"{name}: {value:.1%}")
+    if "test/accuracy" in log:
+        step, value = log["test/accuracy"][-1]
+        ax.plot([step], [value], "k*", markersize=11, clip_on=False, label=f"test: {value:.1%}")
+    begun = [(step, stage) for step, stage in log["stage"] if step < steps[-1]]  # of what has been evaluated
+    begins = [step for step, _ in begun]
+    for step in begins[1:]:
+        ax.axvline(step, color="0.7", linewidth=0.8)
+    top = ax.secondary_xaxis("top")  # the number of each stage, above its middle
+    middles = [(a + b) / 2 for a, b in zip(begins, [*begins[1:], steps[-1]])]
+    top.set_xticks(middles, [f"{stage:.0f}" for _, stage in begun], fontsize=9)
+    top.tick_params(length=0)
+    top.set_xlabel("stage")
+    ax.set(xlabel="training step", ylabel="accuracy on held-out questions", ylim=(0, 1.02), xlim=(0, max(steps)))
+    best = max(value for step, value in log["valid/accuracy"] if step > begins[-1])
+    of = f"{len(begins)} stages, each with one written step less: " if len(begins) > 1 else ""
+    fig.suptitle(f"{of}{best:.1%} right {'in the last' if of else 'at best'}", fontsize=10)
+    percent(ax.yaxis)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return fig
+
+
+def says_something(sweep):
+    """Whether what is written depends on the number of thoughts, or is not always of one kind."""
+    kinds = {name for row in sweep for name, share in row.get("categories", {}).items() if share > 0.02}
+    accuracies = [row["accuracy"] for row in sweep]
+    return len(sweep) > 1 and (len(kinds) > 2 or max(accuracies) - min(accuracies) > 0.02)
+
+
+def draw_categories(analysis):
+    fig, ((ax,),) = new_figure()
+    rows = analysis["sweep"]
+    first, last = rows[0], rows[-1]
+    finding = f"{first['accuracy']:.0%} right without a thought, {last['accuracy']:.0%} after {last['thoughts']}"
+    fig.suptitle(finding, fontsize=10)
+    x, bottom = [row["thoughts"] for row in rows], [0.0] * len(rows)
+    width = 0.6 * (x[1] - x[0] if len(x) > 1 else 1)
+    for name, (color, hatch) in HATCHES.items() if "categories" in rows[0] else ():
+        heights = [row["categories"][name] for row in rows]
+        ax.bar(x, heights, width, bottom, label=name, color=color, hatch=hatch, edgecolor="black", linewidth=0.6)
+        bottom = [a + b for a, b in zip(bottom, heights)]
+    ax.plot(x, [row["accuracy"] for row in rows], "ko-", markerfacecolor="white", label="accuracy", clip_on=False)
+    ax.set(xlabel="thoughts that it was made to think", ylabel="share of the questions", ylim=(0, 1), xticks=x)
+    percent(ax.yaxis)
+    ax.legend(
+        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True, handleheight=1.5, handlelength=3
+    )
+    return fig
+
+
+def layers(successors, root):
+    """{node: (column, row)} of all nodes that the root leads to; column: fewest edges from it, row: 0 in the middle.
+
+    Within a column, nodes are ordered like those that lead to them, so that fewer arrows cross, and every second one
+    stands a little to the right, so that arrows between them can be seen.
+    """
+    columns, seen = [[root]], {root}
+    while columns[-1]:
+        found = dict.fromkeys(b for a in columns[-1] for b in successors[a] if b not in seen)
+        seen |= found.keys()
+        columns.append(list(found))
+    place = {}
+    for x, column in enumerate(columns[:-1]):
+        before = {b: [place[a][1] for a in place if b in successors[a]] for b in column}
+        column.sort(key=lambda b: sum(before[b]) / max(1, len(before[b])))
+        place |= {b: (x + 0.2 * (i % 2), i - (len(column) - 1) / 2) for i, b in enumerate(column)}  # room for arrows
+    return place
+
+
+def draw_tree(analysis, number):
+    """The search tree: panels after 0 to 3 steps' thoughts; the node with most value is the darkest of its panel."""
+    if number >= len(analysis["examples"]):
+        raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
+    example = analysis["examples"][number]
+    shown = example["values"][:4]
+    place = layers(example["successors"], example["root"])
+    path = list(zip([example["root"], *example["path"]], example["path"]))
+    rows = max(abs(y) for _, y in place.values()) * 2 + 1
+    fig, axes = new_figure(8, len(shown) * (0.55 * max(rows, 2) + 0.25) + 0.3, rows=len(shown))
+    frontiers = walk(example["successors"], example["root"], len(shown))
+    for ax, value, frontier in zip(axes[:, 0], shown, frontiers):
+        ax.set_axis_off()
+        ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
+        n = value["thoughts"]
+        found = sum(value["value"][name] for name in frontier)
+        where = f"{found:.0%} of the value on the {len(frontier)} node{'s' * (len(frontier) > 1)} that can be next"
+        ax.set_title(f"after {n or 'no'} thought{'s' * (n > 1)}: {where}", loc="left")
+        top = max(*value["value"].values(), 1e-9)  # a set of eight nodes is as dark as one of two
+        boxes = {name: draw_node(ax, name, xy, value["value"][name], top, example) for name, xy in place.items()}
+        fig.canvas.draw()  # a box knows its size when it has been drawn
+        for a in place:
+            for b in example["successors"][a]:
+                draw_arrow(ax, place[a], place[b], boxes[a], boxes[b], (a, b) in path)
+    caption = "darker: more value; double frame: root; thick frame: target; thick arrows: the path"
+    fig.supxlabel(caption + ("; dashed frame: the wrong target" if example["other"] in place else ""), fontsize=9)
+    return fig
+
+
+def draw_node(ax, name, xy, value, top, example):
+    """A box with the node's name and value; returns its outline."""
+    shade = 1 - 0.85 * value / top
+    frame = {"boxstyle": "round,pad=0.3", "facecolor": (shade, shade, shade), "edgecolor": "black"}
+    frame |= {"linewidth": 2 if name in (example["root"], example["target"]) else 0.7}
+    frame |= {"linestyle": "--"} if name == example["other"] else {}
+    text = ax.text(*xy, f"{name}\n{value:.0%}", ha="center", va="center", fontsize=7.5, linespacing=1.1,
+                   color="white" if shade < 0.5 else "black", bbox=frame, zorder=2)  # fmt: skip
+    if name == example["root"]:  # a second frame around the first
+        outer = {"boxstyle": "round,pad=0.55", "facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
+        text = ax.text(*xy, text.get_text(), ha="center", va="center", fontsize=7.5, linespacing=1.1, alpha=0,
+                       bbox=outer, zorder=1)  # fmt: skip
+    return text.get_bbox_patch()
+
+
+def draw_arrow(ax, start, end, box_a, box_b, on_path):
+    back = int(start[0]) - int(
+        end[0]
+    )  # columns to the left; an arrow that does not go right goes round the nodes between
+    bend = 0.0 if back < 0 else min(0.25, 1.4 / max(1, back))
+    style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "patchA": box_a, "patchB": box_b}
+    style |= {"color": "black", "linewidth": 1.8} if on_path else {"color": "0.55", "linewidth": 0.7}
+    ax.annotate("", xy=end, xytext=start, arrowprops={**style, "shrinkA": 1, "shrinkB": 1}, zorder=0)
+
+
+def draw_parallelism(analysis):
+    shown = [v for v in analysis["values"] if v["thoughts"]][:3] or analysis["values"][:1]
+    fig, axes = new_figure(columns=len(shown), height=2.8, sharey=True)
+    size, top = shown[0]["frontier_size"], shown[0]["top"][0][len(shown[0]["percentiles"]) // 2]
+    finding = f"{size:.1f} nodes can be next after {shown[0]['thoughts']}; the best of them has {top:.0%} of the value"
+    fig.suptitle(f"{finding} (median)", fontsize=10)
+    for ax, row in zip(axes[0], shown):
+        for i, line in enumerate(("-", (0, (5, 2)), (0, (1, 1)))):
+            label = ["best node", "two best", "three best"][i]
+            ax.plot(row["percentiles"], row["top"][i], color="black", linestyle=line, label=label)
+        ax.set_title(f"after {row['thoughts']} thought{'s' * (row['thoughts'] != 1)}")
+        ax.set(ylim=(0, 1.02), xlim=(0, 100), xlabel="percentile of the questions")
+    percent(axes[0, 0].yaxis)
+    axes[0, 0].set_ylabel("value, added up")
+    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    return fig
+
+
+def draw_thoughts(analysis):
+    fig, axes = new_figure(columns=2, height=2.6)
+    x = [row["thought"] for row in analysis["thoughts"]]
+    for ax, name, label in zip(axes[0], ("norm", "entropy"), ("norm", "entropy (nats)")):
+        y, spread = ([row[key] for row in analysis["thoughts"]] for key in (name, f"{name}_std"))
+        ax.errorbar(x, y, spread, fmt="ko-", markersize=4, capsize=3)
+        ax.set(xlabel="thought", ylabel=label, xticks=x, ylim=(0, 1.1 * max(a + b for a, b in zip(y, spread))))
+    norms = [row["norm"] for row in analysis["thoughts"]]
+    finding = f"thoughts are {min(norms):.1f} to {max(norms):.1f} long"
+    fig.suptitle(f"{finding} (mean and standard deviation over the questions)", fontsize=10)
+    return fig
+
+
+def draw_probes(analysis):
+    probes = {(p["thought"], p["step"]): p for p in analysis["probes"]}
+    thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
+    fig, axes = new_figure(4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
+    best = {k: max(thoughts, key=lambda i: probes[i, k]["accuracy"] if (i, k) in probes else -1) for k in steps}
+    least = min(probes[i, k]["accuracy"] for k, i in best.items())
+    where = "thought k" if all(i == k for k, i in best.items()) else f"thoughts {', '.join(map(str, best.values()))}"
+    fig.suptitle(f"a linear map reads step k best from {where}: {least:.0%} right, or more", fontsize=10)
+    for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
+        for (i, k), p in probes.items():
+            ax.add_patch(rectangle(k - 0.5, i - 0.5, p[key]))
+            ax.text(k, i, f"{p[key]:.0%}", ha="center", va="center", color="white" if p[key] > 0.5 else "black")
+        ax.set(xlim=(steps[0] - 0.5, steps[-1] + 0.5), ylim=(thoughts[-1] + 0.5, thoughts[0] - 0.5))
+        ax.set(xticks=steps, yticks=thoughts, xlabel="step", title=title)
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+    axes[0, 0].set_ylabel("thought")
+    return fig
+
+
+def rectangle(x, y, value):
+    from matplotlib.patches import Rectangle
+
+    return Rectangle((x, y), 1, 1, facecolor=str(1 - 0.85 * value), edgecolor="white")
+
+
+def save(fig, out_dir, name, command):
+    for kind, more in (("png", {}), ("svg", {"Date": None})):  # the same picture twice is the same file
+        path = os.path.join(out_dir, f"{name}.{kind}")
+        fig.savefig(path, dpi=200, metadata={"Description": command, **more})
+    print(f"{os.path.join(out_dir, name)}.png, .svg")
+
+
+def main(argv):
+    command = shlex.join(["python", "-m", "lab.plot", *argv])
+    args = parse(PlotConfig, argv, __doc__, places=("out_dir",))
+    if not args.out_dir:
+        raise UserError("no folder given: expected that of a training run")
+    args.out_dir = run_folder(args.out_dir)
+    log, analysis = (os.path.join(args.out_dir, name) for name in ("log.txt", "analysis.json"))
+    if not (os.path.exists(log) or os.path.exists(analysis)):
+        raise UserError(f"{args.out_dir}: expected log.txt (of train.py) or analysis.json there")
+    if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
+        folders = [run_folder(path).rstrip("/") for path in args.baselines.split(",") if path]
+        baselines = dict(map(final_accuracy, folders))
+        save(draw_training(streams, baselines), args.out_dir, "training", command)
+    if not os.path.exists(analysis):
+        return print(f"for the other pictures: python -m lab.analyze {args.out_dir}")
+    found = read_analysis(analysis)
+    command = f"{found['command']}; {command}"
+    if says_something(found["sweep"]):
+        save(draw_categories(found), args.out_dir, "categories", command)
+    if found["values"]:
+        save(draw_tree(found, args.example), args.out_dir, "tree", command)
+    if any(row["frontier_size"] > 1 for row in found["values"]):
+        save(draw_parallelism(found), args.out_dir, "parallelism", command)
+    if found["thoughts"]:
+        save(draw_thoughts(found), args.out_dir, "thoughts", command)
+    if found["probes"]:
+        save(draw_probes(found), args.out_dir, "probes", command)
+
+
+if __name__ == "__main__":
+    cli(main)

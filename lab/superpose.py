@@ -1,0 +1,121 @@
+"""
+Two searches in one chain of thoughts. Also an example: how an idea is tried with these files.
+
+If a thought is a set of nodes, the sum of two thoughts should be two searches at once. Here two graphs stand in one
+text; what the model would think first about the one question and about the other is added; from there it thinks on,
+with the first question before it; and both questions are answered from these thoughts.
+
+    python prepare_prosqa.py --generate=1 --valid=1 --test=600 --symbols --names=12 --nodes=10,12 --hops=3,4 --seed=7 \\
+        --out_dir=data/halves
+    python -m lab.superpose out/prosqa_scratch data/halves/test.json
+"""
+
+if not __package__:
+    raise SystemExit("error: call it as python -m lab.superpose, from the project's folder")
+
+import random
+import re
+from dataclasses import dataclass
+
+import torch
+
+import data
+from checkpoint import find_checkpoint, load_checkpoint
+from config import UserError, cli, option, parse
+from curriculum import METHODS, make_prompt
+from evaluate import find_answer, most_tokens, right_answer, solve
+
+
+@dataclass
+class SuperposeConfig:
+    out_dir: str = option("out/prosqa_scratch", "a run's folder, or a checkpoint")
+    file: str = option("data/halves/test.json", "questions about graphs in symbols; two of them become one pair")
+    count: int = option(600, "how many of the file's questions", least=2)
+    seed: int = option(1, "decides on the order of edges", least=0)
+
+
+def put_together(a, b, names, rng):
+    """Two problems about the graphs of both: b's nodes get other names, its edges are shuffled among a's.
+
+    names: all that there are; UserError if they do not suffice.
+    """
+    taken, nodes = nodes_of(a), nodes_of(b)
+    free = sorted(set(names) - taken, key=int)
+    if len(free) < len(nodes):
+        raise UserError(f"two graphs of {len(taken)} and {len(nodes)} nodes, but the model knows {len(names)} names")
+    new = dict(zip(sorted(nodes, key=int), free))
+    a, b = ({name: p[name] for name in ("question", "steps", "answer")} for p in (a, b))
+    b = {name: [rename(t, new) for t in b[name]] if name == "steps" else rename(b[name], new) for name in b}
+    edges = [edge for p in (a, b) for edge in re.findall(r"\d+ \d+ \|", p["question"])]
+    rng.shuffle(edges)
+    return [p | {"question": " ".join(edges) + p["question"][p["question"].index(" to ") :]} for p in (a, b)]
+
+
+def nodes_of(problem):
+    return {*re.findall(r"\d+", problem["question"])}
+
+
+def rename(text, new):
+    return re.sub(r"\d+", lambda name: new[name[0]], text)
+
+
+def read_question(model, prompt):
+    """(the first thought (1, 1, C) about a Prompt, the past after reading it)."""
+    prefix = torch.tensor([prompt.prefix])
+    h, past = model.read(model.embed(prefix), torch.ones_like(prefix).bool())
+    return model.next_thoughts([layer[:, -1:] for layer in h], 0), past
+
+
+def think_on(model, thought, past, n):
+    """n thoughts (n, C), of which the first is given, and each other one follows from those before."""
+    thoughts = [thought]
+    while len(thoughts) < n:
+        h, past = model.read(thoughts[-1], torch.ones(1, 1).bool(), past)
+        thoughts.append(model.next_thoughts(h, len(thoughts)))
+    return torch.cat(thoughts, 1)[0]
+
+
+def load_pairs(args, cfg, tok, pieces):
+    """Problems in tokens, two after the other about the same two graphs."""
+    found = data.load_json(args.file)[: args.count // 2 * 2]
+    other = [p["question"] for p in found if not re.fullmatch(r"(\d+ \d+ \| )+to \d+ or \d+ from \d+", p["question"])]
+    if other or len(found) < 2:
+        what = repr(other[0][:60]) if other else f"{len(found)} questions"
+        raise UserError(
+            f"{args.file}: expected graphs in symbols, '3 7 | ... to 5 or 8 from 0', two or more, found {what}"
+        )
+    names, rng = [piece.strip() for piece in pieces if piece.strip().isdecimal()], random.Random(args.seed)
+    pairs = [p for a, b in zip(found[::2], found[1::2]) for p in put_together(a, b, names, rng)]
+    return data.encode(pairs, cfg, tok)
+
+
+@torch.no_grad()
+def main(argv):
+    args = parse(SuperposeConfig, argv, __doc__, places=("out_dir", "file"))
+    model, cfg, tok, saved = load_checkpoint(find_checkpoint(args.out_dir))
+    if METHODS[cfg.method].instead != "thought" or cfg.passes or cfg.thought_positions != "none":
+        raise UserError(f"{args.out_dir}: expected a model that thinks one plain thought after the other")
+    problems, n = load_pairs(args, cfg, tok, saved["pieces"]), cfg.max_latent_stage * cfg.c_thought
+    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
+    longest = max(len(p.prefix) + n + len(p.eot) for p in prompts) + most_tokens(problems, cfg)
+    if longest > cfg.block_size:
+        raise UserError(
+            f"{args.file}: two graphs need {longest} positions, the model has {cfg.block_size} (block_size)"
+        )
+    own, summed = [], []
+    for i in range(0, len(prompts), 2):
+        (a, past), (b, other_past) = (read_question(model, prompt) for prompt in prompts[i : i + 2])
+        own += [think_on(model, a, past, n), think_on(model, b, other_past, n)]
+        summed += [think_on(model, a + b, past, n)] * 2
+    others = [own[i ^ 1] for i in range(len(own))]
+    print(f"{len(prompts) // 2:,} pairs of questions, each about two graphs in one text; {n} thoughts\n")
+    print(f"{'answered from':<40} first question  second question")
+    for name, given in {"its own": own, "both questions'": summed, "the other question's": others}.items():
+        solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given)
+        right = [find_answer(text, cfg) == right_answer(p, cfg, tok) for p, (text, *_) in zip(problems, solved)]
+        first, second = (sum(half) / len(half) for half in (right[::2], right[1::2]))
+        print(f"{name + ' thoughts':<40} {first:14.1%}  {second:15.1%}")
+
+
+if __name__ == "__main__":
+    cli(main)

@@ -1,0 +1,310 @@
+"""
+The Llama family as a second base model: Llama and SmolLM2, Qwen2.5, Qwen3. The same embed, read, head as model.py's.
+
+    model = Llama.from_pretrained("smollm2-135m")    (or qwen2.5-0.5b, qwen3-0.6b, hf:owner/name, a folder)
+
+What differs from GPT-2: RMSNorm instead of LayerNorm, positions are rotations of queries and keys instead of something
+that is added to the input, several query heads share the keys and values of one head, the MLP is a gated one, and few
+biases are left. The parameters' names are those in Hugging Face's files, without their "model.". In the shapes,
+    B  rows of a batch          C   n_embd                           nh  query heads
+    T  positions in one pass    hs  head_dim, not always C / nh      ng  n_kv_head: heads of keys and values
+    K  positions read so far    V   vocabulary size
+"""
+
+import math
+import re
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from coconut import Coconut, ThinkingConfig
+from config import UserError
+from model import Past, place, visible
+from pretrained.weights import describe, find, is_weight, read_json, read_pickle, read_safetensors, some
+
+
+@dataclass
+class LlamaConfig(ThinkingConfig):
+    """The defaults are those of SmolLM2-135M."""
+
+    model = "llama"  # no field: what settings.py calls it
+    n_layer: int = 30
+    n_head: int = 9
+    n_kv_head: int = 3  # n_head / n_kv_head query heads share keys and values; 0: each has its own
+    head_dim: int = 64  # 0: n_embd / n_head
+    n_embd: int = 576
+    n_inner: int = 1536  # the MLP's width; 0: 8/3 n_embd, which makes its three matrices as large as GPT-2's two
+    block_size: int = 8192  # positions that a row may use; no weight depends on it
+    vocab_size: int = 49152
+    rope_theta: float = 1e5  # the slowest rotation turns once in about 2 pi rope_theta positions
+    norm_eps: float = 1e-5
+    qkv_bias: bool = False  # Qwen2.5
+    qk_norm: bool = False  # Qwen3
+    tie: bool = True  # the output head is the token embedding
+    dropout: float = 0.0
+    gradient_checkpointing: bool = False
+
+    def __post_init__(self):
+        self.n_kv_head = self.n_kv_head or self.n_head
+        self.head_dim = self.head_dim or self.n_embd // self.n_head
+        self.n_inner = self.n_inner or 8 * self.n_embd // 3
+        if self.n_head % self.n_kv_head:
+            raise UserError(f"n_head={self.n_head} is not a multiple of n_kv_head={self.n_kv_head}")
+        if self.head_dim % 2:
+            raise UserError(f"head_dim={self.head_dim} is odd, but its halves are rotated together")
+
+
+def rotate(x, cos, sin):
+    """x (B, heads, T, hs), turned by its positions' angles, whose cos and sin are (B, 1, T, hs/2).
+
+    Element i and element i + hs/2 are a point in the plane (as in Hugging Face's files; the paper has 2i and 2i + 1).
+    """
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
+
+
+class RMSNorm(nn.RMSNorm):
+    """x / sqrt(mean of x^2 + eps) * weight, over the last dimension."""
+
+    def forward(self, x):  # under autocast x may be bfloat16: only with a weight like it is there one fast kernel
+        return F.rms_norm(x, self.normalized_shape, self.weight.type_as(x), self.eps)
+
+
+class Attention(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.head_dim, self.dropout = config.head_dim, config.dropout
+        wide, narrow = config.n_head * config.head_dim, config.n_kv_head * config.head_dim
+        self.q_proj = nn.Linear(config.n_embd, wide, bias=config.qkv_bias)
+        self.k_proj = nn.Linear(config.n_embd, narrow, bias=config.qkv_bias)
+        self.v_proj = nn.Linear(config.n_embd, narrow, bias=config.qkv_bias)
+        self.o_proj = nn.Linear(wide, config.n_embd, bias=False)
+        self.q_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+        self.k_norm = RMSNorm(config.head_dim, config.norm_eps) if config.qk_norm else nn.Identity()
+
+    def forward(self, x, cos, sin, mask, past=()):
+        B, T, _ = x.shape
+        q, k, v = (proj(x).view(B, T, -1, self.head_dim) for proj in (self.q_proj, self.k_proj, self.v_proj))
+        q = rotate(self.q_norm(q).transpose(1, 2), cos, sin)  # (B, nh, T, hs)
+        k = rotate(self.k_norm(k).transpose(1, 2), cos, sin)  # (B, ng, T, hs)
+        past = (*past, (k, v.transpose(1, 2)))
+        y = self.attend(q, past, mask).transpose(1, 2).reshape(B, T, -1)  # heads side by side again
+        return F.dropout(self.o_proj(y), self.dropout, self.training), past
+
+    def attend(self, q, past, mask):
+        """softmax(q k^T / sqrt(hs)) v over the keys of all passes, each for nh / ng heads of q; mask as in model.py."""
+        past = [[x.repeat_interleave(len(q) // len(x), 0) if len(x) < len(q) else x for x in kv] for kv in past]
+        k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, ng, K, hs)
+        dropout = self.dropout if self.training else 0.0
+        return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)
+
+
+class MLP(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.dropout = config.dropout
+        self.gate_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.up_proj = nn.Linear(config.n_embd, config.n_inner, bias=False)
+        self.down_proj = nn.Linear(config.n_inner, config.n_embd, bias=False)
+
+    def forward(self, x):
+        x = self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))  # SwiGLU
+        return F.dropout(x, self.dropout, self.training)
+
+
+class Block(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.n_embd, config.norm_eps)
+        self.mlp = MLP(config)
+
+    def forward(self, x, cos, sin, mask, past=()):
+        y, past = self.self_attn(self.input_layernorm(x), cos, sin, mask, past)
+        x = x + y
+        return x + self.mlp(self.post_attention_layernorm(x)), past
+
+
+class LlamaBase(nn.Module):
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.n_embd)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = RMSNorm(config.n_embd, config.norm_eps)
+        if not config.tie:
+            self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
+        for name, p in self.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(p)
+            elif p.dim() == 2:  # projections into the residual stream start smaller, as 2 * n_layer of them add up
+                residual = "o_proj" in name or "down_proj" in name
+                nn.init.normal_(p, std=0.02 / math.sqrt(2 * config.n_layer) if residual else 0.02)
+
+    @classmethod
+    def from_pretrained(cls, source, dropout=0.0):
+        """A model with weights from elsewhere: a folder, hf:owner/name[@revision], or a name such as "qwen3-0.6b".
+
+        Its sizes are those of config.json. UserError if that asks for something that is not computed here, or if the
+        tensors are not exactly those of such a model.
+        """
+        tensors, sizes = read_llama(source)
+        with torch.device("meta"):  # shapes only: the values come from the file
+            model = cls(LlamaConfig(**sizes, dropout=dropout))
+        ours = model.state_dict()
+        wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
+        for k in [k for k in ours if k in tensors]:
+            if not is_weight(tensors[k]) or tensors[k].shape != ours[k].shape:
+                wrong.append(f"{k} is {describe(tensors[k])}, expected {[*ours[k].shape]}")
+        if wrong:
+            raise UserError(f"{source}: not the weights that config.json describes: {some(wrong)}")
+        model.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
+        return model
+
+    @property
+    def h(self):
+        """The blocks, by GPT-2's name."""
+        return self.layers
+
+    def grow_vocab(self, vocab_size, like=None, unused=()):
+        """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all.
+
+        unused: tokens that have a row already, but were never trained; they start in the same way.
+        """
+        matrices = [self.embed_tokens] if self.config.tie else [self.embed_tokens, self.lm_head]
+        for matrix in matrices:
+            old = matrix.weight.detach()
+            start = old.mean(0) if like is None else old[like]
+            new = torch.cat((old, start.expand(max(0, vocab_size - len(old)), -1)))
+            new[list(unused)] = start
+            matrix.weight = nn.Parameter(new)
+        self.config.vocab_size = self.embed_tokens.num_embeddings = len(new)
+        if not self.config.tie:
+            self.lm_head.out_features = len(new)
+
+    def embed(self, tokens):
+        """Tokens (B, T) -> input embeddings (B, T, C)."""
+        return self.embed_tokens(tokens)
+
+    def mix(self, weights):
+        """Weights of tokens (..., V) -> the weighted sum of their embeddings (..., C)."""
+        return weights @ self.embed_tokens.weight
+
+    def head(self, h):
+        """Hidden states after the final norm (..., C) -> logits over the next token (..., V)."""
+        return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
+
+    def read(self, x, real, past=None):
+        """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
+
+        As in model.py, but nothing is added to x: positions are angles. A past has ng heads of keys, already rotated.
+        """
+        T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
+        seen, position = place(real, past)
+        mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
+        cos, sin = self.rotation(position)
+        x = F.dropout(x, self.config.dropout, self.training)
+        states, layers = [x], []
+        for i, block in enumerate(self.layers):
+            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
+            x, passes = run(x, cos, sin, mask, () if past is None else past.layers[i])
+            states.append(x)
+            layers.append(passes)
+        states[-1] = self.norm(x)
+        return states, Past(seen, tuple(layers))
+
+    def rotation(self, position):
+        """cos and sin (B, 1, T, hs/2) of the angles position / theta^(2i/hs), for position (B, T)."""
+        hs = self.config.head_dim
+        # always in float32: a bfloat16 cannot tell position 256 from 257
+        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=position.device) / hs)
+        angle = position[:, None, :, None] * frequency
+        return angle.cos(), angle.sin()
+
+
+class Llama(Coconut, LlamaBase):
+    """One of them that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
+
+
+# ---------------------------------------------------------------- from Hugging Face's files
+
+# what a config.json may say, since this is what is computed here; what is missing there means the first of them
+FIXED = {
+    "model_type": ("llama", "qwen2", "qwen3"),
+    "hidden_act": ("silu",),
+    "rope_type": ("default",),
+    "partial_rotary_factor": (1.0,),
+    "rope_interleaved": (False,),
+    "attention_bias": (False,),  # Qwen2.5 has its biases without saying so; true would mean one more, on o_proj
+    "mlp_bias": (False,),
+    "use_sliding_window": (False,),
+    "layer_types": ({"full_attention"},),
+}
+
+
+def read_config(path):
+    """The fields of LlamaConfig that a config.json tells. UserError if it asks for what is not computed here."""
+    config = read_json(path)
+    rope = isinstance(config, dict) and (config.get("rope_parameters") or config.get("rope_scaling")) or {}
+    if not isinstance(config, dict) or not isinstance(rope, dict):
+        raise UserError(f"{path}: expected {{name: value}}")
+    kind = rope.get("type", "default")  # the name of rope_type in older files
+    config = {"model_type": None, "rope_type": kind} | config | rope
+    if config.get("layer_types"):
+        config["layer_types"] = set(config["layer_types"])
+    for name, known in FIXED.items():
+        if config.get(name, known[0]) not in known:
+            only = " or ".join(map(repr, known))
+            raise UserError(f"{path}: {name} is {config[name]!r}, but only {only} is supported")
+
+    def number(name, default=None, kinds=(int,)):
+        n = default if config.get(name) is None else config[name]
+        if type(n) not in kinds or n <= 0:
+            raise UserError(f"{path}: {name} is {n!r}, expected a {'whole ' * (kinds == (int,))}number above 0")
+        return n
+
+    n_head, n_embd = number("num_attention_heads"), number("hidden_size")
+    return {
+        "n_layer": number("num_hidden_layers"),
+        "n_head": n_head,
+        "n_kv_head": number("num_key_value_heads", n_head),
+        "head_dim": number("head_dim", n_embd // n_head),
+        "n_embd": n_embd,
+        "n_inner": number("intermediate_size"),
+        "block_size": number("max_position_embeddings"),
+        "vocab_size": number("vocab_size"),
+        "rope_theta": number("rope_theta", 10000.0, (int, float)),
+        "norm_eps": number("rms_norm_eps", 1e-6, (int, float)),
+        "qkv_bias": config["model_type"] == "qwen2",
+        "qk_norm": config["model_type"] == "qwen3",
+        "tie": bool(config.get("tie_word_embeddings")),
+    }
+
+
+def is_llama(source):
+    """Whether the config.json beside the weights says that they are one of these; source as in from_pretrained."""
+    config = read_json(path) if (path := find(source)[1]) else None
+    return isinstance(config, dict) and config.get("model_type") in FIXED["model_type"]
+
+
+def read_llama(source):
+    """({name: tensor} as LlamaBase names them, the fields of its LlamaConfig); source as in from_pretrained."""
+    paths, config_path = find(source)
+    if config_path is None:
+        raise UserError(f"{source}: no config.json beside the weights, which do not tell everything")
+    sizes, tensors = read_config(config_path), {}
+    for path in paths:
+        part = read_safetensors(path) if path.endswith(".safetensors") else read_pickle(path)[0]
+        tensors |= {name.removeprefix("model."): t for name, t in part.items()}
+    tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", k)}
+    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
+    if sizes["tie"] and head is not None:  # Qwen3's files hold the tied head twice
+        if not (is_weight(head) and is_weight(embedding) and torch.equal(head.float(), embedding.float())):
+            raise UserError(f"{source}: lm_head.weight differs from the embedding to which config.json ties it")
+        del tensors["lm_head.weight"]
+    return tensors, sizes
