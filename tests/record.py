@@ -338,7 +338,7 @@ from settings import TrainConfig  # noqa: E402
 from tokenizer import EOS, make_tokenizer  # noqa: E402
 
 RENAMED = {}  # {a setting's name at 7185c79: its name now}
-OTHER = {"fixed_positions"}  # settings that are not compared: they came, or went, after 7185c79
+OTHER = {"fixed_positions", "fast"}  # settings that are not compared: they came, or went, after 7185c79
 
 
 def rename(name):
