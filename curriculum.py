@@ -1,5 +1,5 @@
 """
-What a problem becomes for each method, at each stage of the curriculum: the paper's table 1 and its figure 2.
+What a problem becomes at each stage, and what is scored: the paper's table 1, figure 2 and section 3.
 
 Coconut with two steps, one thought for each:
 
@@ -8,47 +8,43 @@ Coconut with two steps, one thought for each:
     stage 2    question <bot>    thought thought    <eot> answer eos
                prefix            n = 0, 1, 2        suffix; its labels score everything but <eot>
 
-What the model gets when it has to answer is the same without what it should write: a Prompt. Files and tokens are
-data.py's business, batches and tensors batches.py's.
+What a later method or a task does otherwise stands in a file of methods/ or tasks/, which its name finds: see the end.
 """
 
+import dataclasses
 import math
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
-from tasks.graphs import walks
+from torch import nn
+from torch.nn import functional as F
+
+from coconut import Coconut, up_to_last
+from config import TrainConfig, UserError, nearest, shown, upstairs
 from tokenizer import BOT, EOT, PAUSE
 
 
-class Method(NamedTuple):
-    """What a method trains on; with stages and the other settings, make_row() follows from it."""
+class Kind(NamedTuple):
+    """A row of the paper's table 1: what is trained on; with the stage and the settings, make_row follows from it."""
 
-    row: str  # of the paper's table 1, or a later method's name
-    stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is
+    name: str
+    stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is;
+    # "tokens": all, but what goes are tokens, not steps
     instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
     markers: bool  # whether <bot> and <eot> stand around it
-    losses: tuple = ()  # what it is trained on besides cross-entropy (losses.py); --losses may say other weights
-    settings: dict = {}  # what other settings are where they are left at their defaults
 
 
-METHODS = {  #                       row of table 1                  stages   instead    markers
-    "coconut":          Method("Coconut",                    "all",   "thought", True),
-    "cot":              Method("CoT",                        "first", "",        False),
-    "no_cot":           Method("No-CoT",                     "last",  "",        False),
-    "icot":             Method("iCoT",                       "all",   "",        False),  # tokens go, not steps
-    "pause":            Method("Pause token",                "last",  "pause",   False),
-    "no_curriculum":    Method("Coconut without curriculum", "last",  "thought", True),
-    "no_thought":       Method("Coconut without thought",    "all",   "",        False),
-    "pause_as_thought": Method("pause as thought",           "all",   "pause",   True),
-    "simcot":           Method("SIM-CoT",                    "all",   "thought", True, ("decoder",)),
-    "codi":             Method("CODI",                       "last",  "thought", True, ("teacher", "distance")),
-    "pccot":            Method("PCCoT",                      "last",  "thought", True, ("teacher", "distance_layers"),
-                               {"passes": 3}),
-    "lotus":            Method("LOTUS",                      "last",  "thought", True, ("thoughts:0.05",),
-                               {"passes": 6, "in_place": True, "thought_targets": "tokens"}),
+TABLE_1 = {  #                     name                          stages   instead    markers
+    "coconut":          Kind("Coconut",                    "all",   "thought", True),
+    "cot":              Kind("CoT",                        "first", "",        False),
+    "no_cot":           Kind("No-CoT",                     "last",  "",        False),
+    "icot":             Kind("iCoT",                       "tokens", "",       False),
+    "pause":            Kind("Pause token",                "last",  "pause",   False),
+    "no_curriculum":    Kind("Coconut without curriculum", "last",  "thought", True),
+    "no_thought":       Kind("Coconut without thought",    "all",   "",        False),
+    "pause_as_thought": Kind("pause as thought",           "all",   "pause",   True),
 }  # fmt: skip
-
-
-TAUGHT = {"teacher", "distance", "distance_layers"}  # losses that need a teacher
 
 
 class Problem(NamedTuple):
@@ -74,12 +70,14 @@ class Row(NamedTuple):
     n: int  # thoughts
     suffix: list[int]
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
-    shared: list[int] = []  # what is read before the prefix: once for all rows that have the same list
-    targets: list = []  # n + 1 sets of tokens: what the states after the prefix and each thought should predict
-    steps: list = []  # for each group of c thoughts, the tokens of what they stand for, for losses that decode them
-    given: int | None = None  # the thoughts are given (teacher forcing), and fed back so often, all at once (losses.py)
-    teacher: "Row | None" = None  # a second sequence, also after what is shared, for methods with a teacher
-    answer: int | None = None  # where in the suffix the answer begins, what marks it left out, if there is a teacher
+    n_given: int = 0  # so many tokens of the suffix are given (<eot>); the rest is what the model should write
+    replaced: list = []  # the steps that are not written: what the thoughts, or pauses, stand for
+    extra: dict = {}  # what a method wants besides, by name: numbers, lists, lists of lists, or further Rows
+
+    @property
+    def prompt(self):
+        """What the model is given when it has to answer; extra["most"]: thoughts, if it decides itself how many."""
+        return Prompt(self.prefix, self.extra.get("most", self.n), self.suffix[: self.n_given])
 
 
 def stages(cfg, longest):
@@ -87,24 +85,15 @@ def stages(cfg, longest):
 
     Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
     """
-    last = cfg.max_latent_stage
-    curriculum = list(range(last + 1 + (longest > last and cfg.method != "icot")))
-    return {"first": [0], "last": [last + 1]}.get(METHODS[cfg.method].stages, curriculum), len(curriculum)
+    last, which = cfg.max_latent_stage, kind_of(cfg.method).stages
+    final = longest > last and which != "tokens"
+    curriculum = list(range(last + 1 + final))
+    return {"first": [0], "last": [last + 1]}.get(which, curriculum), len(curriculum)
 
 
 def for_stage(values, stage):
     """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
     return values[min(stage, len(values) - 1)]
-
-
-def losses_of(cfg):
-    """{name: NAME or NAME:WEIGHT} of the losses of the settings, and of the method where they do not name them."""
-    losses, own = {}, METHODS[cfg.method].losses
-    for text in (*cfg.losses, *["ce"] * bool(own), *own):
-        name, colon, weight = text.partition(":")
-        name = "thoughts" if name == "decoder" and cfg.decoder == "head" else name  # SIM-CoT without a decoder
-        losses.setdefault(name, name + colon + weight)
-    return losses
 
 
 def count(n_steps, stage, cfg):
@@ -116,86 +105,247 @@ def count(n_steps, stage, cfg):
     """
     removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
     n = cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
-    return removed, n if METHODS[cfg.method].instead else 0
+    return removed, n if kind_of(cfg.method).instead else 0
 
 
 def mixed_stages(cfg, n_steps):
     """From how many stages, 0 and up, stage mixing draws one for a problem with n_steps (an int or an array)."""
-    return 0 * n_steps + cfg.max_latent_stage + 1 if cfg.method == "icot" else n_steps + 1
+    return 0 * n_steps + cfg.max_latent_stage + 1 if kind_of(cfg.method).stages == "tokens" else n_steps + 1
 
 
 def make_prompt(question, n, cfg, tok):
-    """What the model is given to answer a question with n thoughts."""
+    """What the model is given to answer a question with n thoughts, or pauses."""
     bot, eot, pause = (tok.encode_single_token(name) for name in (BOT, EOT, PAUSE))
-    method = METHODS[cfg.method]
-    prefix = question + [bot] if method.markers and cfg.markers in ("both", "bot") else question
-    # <eot> is never predicted: we end the thinking, or the stop head does
-    after = [eot] if method.markers and cfg.markers in ("both", "eot") else []
-    return Prompt(prefix + [pause] * n, 0, after) if method.instead == "pause" else Prompt(prefix, n, after)
-
-
-def split(problem, stage, cfg, tok, rng=None):
-    """One problem at one stage: its Prompt, and the tokens that the model should then write.
-
-    With rng as it is trained on: where the method is random, it is drawn anew.
-    """
-    removed, n = count(len(problem.steps), stage, cfg)
-    read, write = [], problem.steps[removed:]
-    if cfg.method == "icot":  # Deng et al. 2024 (2405.14838): tokens go from the left, now and then some more of them
-        more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
-        gone = cfg.icot_tokens * stage + more if stage < cfg.max_latent_stage else None
-        write = [sum(problem.steps, [])[gone:] if gone is not None else []]
-    elif removed and cfg.remove_from == "back":  # the last steps go, so those that stay come before the thoughts: read
-        read, write = problem.steps[: len(problem.steps) - removed], []
-    return make_prompt(sum(read, problem.question), n, cfg, tok), sum(write, []) + problem.answer
-
-
-def make_targets(problem, n, cfg, tok):
-    """For the states after the prefix and each of n thoughts: the set of tokens that it should predict, None: any.
-
-    thought_targets = "steps": the first token of the step that the thoughts after it stand for. "tokens": at the
-    thoughts that stand for a step, its tokens, one for each. "walks": in a graph, the nodes where a walk of 1, ..., n
-    steps from the root can end, [] if no walk is that long.
-    """
-    if cfg.thought_targets == "walks":
-        return [*walks(problem.question, n, cfg, tok), None]
-    if cfg.thought_targets == "tokens":
-        c = cfg.c_thought
-        tokens = {k * c + j + 1: [t] for k, step in enumerate(problem.steps) for j, t in enumerate(step[:c])}
-        return [tokens.get(i) for i in range(n + 1)]
-    steps = {k * cfg.c_thought: step[:1] for k, step in enumerate(problem.steps)}
-    return [steps.get(i) for i in range(n + 1)]
-
-
-def groups(steps, n, cfg):
-    """What each of the n / c_thought groups of thoughts stands for: a step, the last one for all that are left."""
-    n_groups = n // max(1, cfg.c_thought)
-    steps = steps + [[]] * (n_groups - len(steps))
-    return [*steps[: n_groups - 1], sum(steps[n_groups - 1 :], [])] if n_groups else []
-
-
-def with_teacher(row, problem, cfg, tok):
-    """The row with its teacher: the steps in words, without the last one, which would give the answer away (CODI)."""
-    size = len(cfg.answer_format.partition("{}")[0].encode())
-    mark = next(i for i in range(len(problem.answer)) if len(tok.decode_bytes(problem.answer[: i + 1])) > size)
-    steps = problem.steps if cfg.teacher_writes == "all" else problem.steps[:-1]
-    written = sum(steps, []) + problem.answer
-    answer = mark - len(problem.answer)  # counted from the end
-    teacher = Row(problem.question, 0, written, written, answer=len(written) + answer)
-    return row._replace(teacher=teacher, answer=len(row.suffix) + answer)
+    kind = kind_of(cfg.method)
+    prefix = question + [bot] if kind.markers and cfg.markers in ("both", "bot") else question
+    after = [eot] if kind.markers and cfg.markers in ("both", "eot") else []  # never predicted: we end the thinking
+    if kind.instead == "pause":
+        return Prompt(prefix + [pause] * n, 0, after)
+    return Prompt(prefix, n, after)
 
 
 def make_row(problem, stage, cfg, tok, rng=None):
-    """One problem at one stage as a Row."""
-    (prefix, n, eot), written = split(problem, stage, cfg, tok, rng)
-    losses, removed = losses_of(cfg), count(len(problem.steps), stage, cfg)[0]
-    gone = problem.steps[:removed] if cfg.remove_from == "front" else problem.steps[len(problem.steps) - removed :]
-    # what thoughts stand for; and the step that is written next, if there is one: the last state stands before it
-    next_too = cfg.remove_from == "front" and stage <= cfg.max_latent_stage
-    meant = problem if next_too else problem._replace(steps=gone[: cfg.max_latent_stage])
-    targets = make_targets(meant, n, cfg, tok) if cfg.thought_targets else []
+    """One problem at one stage as a Row, for the rows of table 1. rng: where the method is random, it is drawn."""
+    removed, n = count(len(problem.steps), stage, cfg)
+    replaced, written = problem.steps[:removed], sum(problem.steps[removed:], [])
+    if kind_of(cfg.method).stages == "tokens":
+        replaced, written = [], without_tokens(sum(problem.steps, []), stage, cfg, rng)
+    return write_row(make_prompt(problem.question, n, cfg, tok), written + problem.answer, replaced, cfg)
+
+
+def write_row(prompt, written, replaced, cfg):
+    """The Row of a prompt and the tokens that follow it."""
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
-    labels = [written[0] if cfg.peek else -100 for _ in eot] + written
-    steps = groups(gone, n, cfg) if "decoder" in losses else []
-    row = Row(prefix, n, eot + written, labels, targets=targets, steps=steps)
-    return with_teacher(row, problem, cfg, tok) if TAUGHT & losses.keys() else row
+    labels = [written[0] if cfg.peek else -100 for _ in prompt.eot] + written
+    return Row(prompt.prefix, prompt.n, prompt.eot + written, labels, len(prompt.eot), replaced)
+
+
+def without_tokens(tokens, stage, cfg, rng):
+    """iCoT (Deng et al. 2024, 2405.14838): what is left of the steps; they go from the left, now and then some more."""
+    more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
+    if stage >= cfg.max_latent_stage:
+        return []
+    return tokens[cfg.icot_tokens * stage + more :]
+
+
+# ---------------------------------------------------------------- what is scored
+
+
+class Objective(nn.Module):
+    """A model with what it is trained for: cross-entropy of what is written (paper section 3).
+
+    Each loss is a sum and a count. A step divides the sum over all of its micro-batches and processes by the count over
+    all of them, so it does not matter how its rows are divided up.
+    """
+
+    weights = {"ce": 1.0}  # of each loss; a method's add to them, and cfg.losses may say others
+
+    def __init__(self, model, cfg, tok):
+        super().__init__()
+        self.model, self.task = model, find_task(cfg)(cfg, tok)
+        weights = change_weights(self.all_weights(), cfg.losses)
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+
+    @classmethod
+    def all_weights(cls):
+        """Its own, and those of what it builds on."""
+        return {name: weight for c in reversed(cls.__mro__) for name, weight in vars(c).get("weights", {}).items()}
+
+    def counts(self, batch):
+        """{loss: by how much its sum is divided}, tensors or numbers; it must not depend on the model."""
+        return {"ce": (batch.labels != -100).sum()}
+
+    def think(self, batch):
+        """The Thinking about a Batch (data.py)."""
+        segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix
+        return self.model.think(*segments, up_to_last(batch.labels), past=batch.past)
+
+    def losses(self, thinking, batch):
+        """{loss: its sum over the batch, a tensor}. At stage 0 a row has no thoughts: thinking.fed is (B, 0, C)."""
+        return {"ce": self.ce(thinking, batch)} if "ce" in self.weights else {}
+
+    def ce(self, thinking, batch):
+        """Cross-entropy of the suffix's scored tokens, in nats."""
+        scored = batch.labels != -100
+        logits = self.model.head(thinking.predicting[:, :-1][scored])  # the widest matrix: only where it is needed
+        return F.cross_entropy(logits, batch.labels[scored], reduction="sum")
+
+    def forward(self, batch):
+        batch = batch._replace(past=self.task.read_shared(self.model, batch))
+        losses = self.losses(self.think(batch), batch)
+        return {name: losses[name] for name in self.weights}
+
+    def own_state(self):
+        """The weights that are trained here only (a decoder, ...): kept in ckpt.pt, and no part of the model."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("model.")}
+
+
+def change_weights(weights, changes):
+    """The weights with those of texts such as "ce:3"; UserError for a loss that is not there."""
+    weights = dict(weights)
+    for text in changes:
+        name, _, weight = text.partition(":")
+        if name not in weights:
+            raise UserError(f"losses = {text!r}, expected NAME:WEIGHT with a name of {', '.join(weights)}")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            weights[name] = math.nan
+        if not 0 <= weights[name] < math.inf:
+            raise UserError(f"losses = {text!r}, expected NAME:WEIGHT with a weight of at least 0")
+    return weights
+
+
+# ---------------------------------------------------------------- what stands in other files
+#
+# A file methods/NAME.py has some of these, and --method=NAME finds them. Several names, as in simcot+seq_vcr, combine:
+#     base        the row of table 1 that it builds on, if it is named first; that of coconut if it does not say so
+#     settings    {name: option(...)} of its own
+#     draw        (cfg, index of the stage, rng) -> {name: what is drawn once for all rows of a step}, goes into extra
+#     change_row  (row, problem, stage, cfg, tok, rng) -> the Row that is trained on
+#     make_model  (base model, cfg, tok) -> a Coconut that thinks otherwise, in training and afterwards
+#     Objective   a subclass of Objective, above: further losses
+#     measure     (model, problems, stage, cfg, tok) -> {name: value}, shown beside the accuracy
+
+
+@lru_cache
+def methods_of(name):
+    """The modules that a method's name stands for, from left to right; UserError if there is no such method."""
+    first, *later = dict.fromkeys(name.split("+"))
+    try:
+        modules = [upstairs("methods", part) for part in ([] if first in TABLE_1 else [first]) + later]
+    except UserError as e:
+        meant = nearest(first, TABLE_1)
+        raise UserError(f"method = {shown(name)}, expected some of {', '.join(TABLE_1)}{meant}; or: {e}") from None
+    if first in TABLE_1 and TABLE_1[first].instead != "thought" and any(hasattr(m, "Objective") for m in modules):
+        raise UserError(f"method = {name!r}: {first} does not think")
+    return modules
+
+
+@lru_cache
+def kind_of(name):
+    """The row of table 1 that a method is, or that the first of its names builds on."""
+    first = name.split("+")[0]
+    return TABLE_1.get(first) or TABLE_1[getattr(methods_of(first)[0], "base", "coconut")]
+
+
+def row_for(problem, stage, cfg, tok, rng=None):
+    """One problem at one stage as the Row that the method trains on; rng: what is random is drawn (in training)."""
+    row = make_row(problem, stage, cfg, tok, rng)
+    for module in methods_of(cfg.method):
+        if hasattr(module, "change_row"):
+            row = module.change_row(row, problem, stage, cfg, tok, rng)
+    return row
+
+
+def make_model(base, cfg, tok):
+    """A base model that thinks as the method does."""
+    makers = [module for module in methods_of(cfg.method) if hasattr(module, "make_model")]
+    if len(makers) > 1:
+        names = " and ".join(module.__name__.removeprefix("methods.") for module in makers)
+        raise UserError(f"method = {cfg.method!r}: {names} cannot be combined: each thinks in its own way")
+    return makers[0].make_model(base, cfg, tok) if makers else Coconut(base, cfg.feedback)
+
+
+def make_objective(model, cfg, tok):
+    """What the method trains: cross-entropy, and the losses of all files that its name stands for."""
+    return objective_class(cfg)(model, cfg, tok)
+
+
+def objective_class(cfg):
+    found = [module.Objective for module in methods_of(cfg.method) if hasattr(module, "Objective")]
+    classes = [cls for cls in found if not any(issubclass(other, cls) and other is not cls for other in found)]
+    return type("Objective", tuple(reversed(classes)) or (Objective,), {})
+
+
+class Task:
+    """What a task may do otherwise; a file tasks/NAME.py has a Task of its own, and --task=NAME finds it."""
+
+    settings = {}  # {name: option(...)}
+
+    def __init__(self, cfg, tok):
+        self.cfg, self.tok = cfg, tok
+
+    def check(self, problems, path):
+        """UserError unless the problems of a file are as the task expects them."""
+
+    def rows(self, problem, stage, rng):
+        """The Rows that a problem is trained on in one step: it may be drawn anew, or be several."""
+        return [row_for(problem, stage, self.cfg, self.tok, rng)]
+
+    def read_shared(self, model, batch):
+        """The past from which a Batch's prefixes are read on; None: from the start."""
+
+    def read_answer(self, text):
+        """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
+        _, found, answer = text.rpartition(self.cfg.answer_format.partition("{}")[0].strip())
+        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer.strip()) if found else None  # 1,234 is 1234
+
+    def is_right(self, answer, expected):
+        """Whether an answer (None: there is none) is right; both as read_answer returns them."""
+        return answer == expected
+
+
+def find_task(cfg):
+    """The class Task of the settings."""
+    return upstairs("tasks", cfg.task, "Task").Task if cfg.task else Task
+
+
+def config_class(given):
+    """TrainConfig, with the settings that come with the method, the task and the base model of {name: value}."""
+    options = {}
+    for module in methods_of(str(given.get("method") or "coconut")):
+        options |= getattr(module, "settings", {})
+    if given.get("task"):
+        options |= upstairs("tasks", str(given["task"]), "Task").Task.settings
+    if given.get("model", "gpt2") != "gpt2":
+        options |= upstairs("pretrained", str(given["model"]), "settings").settings
+    fields = [(name, kind, field) for name, (kind, field) in options.items()]
+    return dataclasses.make_dataclass("TrainConfig", fields, bases=(TrainConfig,))
+
+
+def change(cfg, **changes):
+    """The settings with some changed, which may bring others along, or leave some behind."""
+    values = dataclasses.asdict(cfg) | changes
+    cls = config_class(values)
+    new = cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
+    new.given, new.left_out = getattr(cfg, "given", {}), getattr(cfg, "left_out", [])
+    return new
+
+
+def leave_out(cfg):
+    """Take out of a config file's settings what a method that does not think has no use for, and name it.
+
+    So a baseline is one --method=... away from any config. What the command line itself says must suit.
+    """
+    weights, changes = objective_class(cfg).all_weights(), {}
+    unknown = [text for text in cfg.losses if text.partition(":")[0] not in weights]
+    if unknown and cfg.given["losses"] != "--losses":
+        changes["losses"] = tuple(text for text in cfg.losses if text not in unknown)
+        cfg.left_out += [f"the loss {text}" for text in unknown]
+    if cfg.feedback != "last" and kind_of(cfg.method).instead != "thought":
+        if cfg.given["feedback"] == "--feedback":
+            raise UserError(f"feedback={cfg.feedback}: method={cfg.method} does not think")
+        changes["feedback"] = "last"
+        cfg.left_out.append(f"feedback={cfg.feedback}")
+    return change(cfg, **changes)

@@ -1,41 +1,45 @@
 """
-From a file of worked problems to tokens: read, checked, and kept beside the file for the next time.
+From a file of worked problems to batches: text to tokens, the order of an epoch, rows to tensors.
 
-A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. What a
-method and a stage make of a problem is curriculum.py's business.
+A data file is a JSON list of {"question": str, "steps": [str, ...], "answer": str}; other keys are ignored. Tokens are
+kept beside the file for the next time. What a method makes of a problem at a stage is curriculum.py's business.
 """
 
 import hashlib
 import json
+import math
 import os
 import re
 import time
 import uuid
-from collections import Counter, defaultdict
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain, zip_longest
+from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from config import UserError
-from curriculum import Problem, make_row
-from tasks.graphs import check_graph
-from textfile import no_such, ours, read_text
+from config import UserError, no_such, ours, read_text
+from curriculum import Problem, Row, for_stage, kind_of, methods_of, mixed_stages, row_for
 from tokenizer import EOS, PATTERNS
 
 SPLITS = "train", "valid", "test"  # a task's files, NAME.json
 
 
+# ---------------------------------------------------------------- files
+
+
 def check_exists(path):
     """UserError if there is no such data file, with where it was looked for, and the script that makes it."""
     if not os.path.exists(path):
-        script = f"prepare_{os.path.basename(os.path.dirname(os.path.abspath(path)))}"
-        hint = "README.md says what belongs there"
+        folder, hint = os.path.dirname(os.path.abspath(path)), "README.md says what belongs there"
+        script = f"prepare_{os.path.basename(folder)}"
         if os.path.exists(ours(f"{script}.py")):
             hint = f"`python {ours(f'{script}.py')}` makes it"
         elif os.path.exists(ours("tasks", f"{script}.py")):
             hint = f"`python -m tasks.{script}`, from the project's folder, makes it"
-        hint = f"{folder} is a file, expected a folder" if os.path.isfile(folder := os.path.dirname(path)) else hint
+        if os.path.isfile(folder):
+            hint = f"{folder} is a file, expected a folder"
         raise UserError(f"{no_such('file', path)}; {hint}")
 
 
@@ -64,6 +68,50 @@ def load_json(path):
         except UnicodeEncodeError as e:  # JSON can spell half of a character that UTF-8 cannot
             raise UserError(f"{path}: example {i}: {e.object[e.start]!r} is no character") from None
     return problems
+
+
+def write_files(folder, splits):
+    """Write {name: problems as dicts} to name.json in a folder: all of them or none, since they belong together.
+
+    Returns {name: path}.
+    """
+    os.makedirs(folder, exist_ok=True)
+    paths = {name: os.path.join(folder, f"{name}.json") for name in splits}
+    try:
+        for name, path in paths.items():
+            with open(path + ".tmp", "w", encoding="utf-8") as f:
+                json.dump(splits[name], f)
+        for path in paths.values():
+            os.replace(path + ".tmp", path)
+    finally:
+        for path in paths.values():
+            with suppress(FileNotFoundError):
+                os.remove(path + ".tmp")
+    return paths
+
+
+def write_splits(cfg, draw):
+    """Write {train,valid,test}.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
+
+    draw() -> (problem as a dict, its identity). No identity gets in twice, so that nothing in test is in train. Test
+    comes first: where there are few problems of some kind, it is the training data that runs out of them.
+    """
+    seen, splits = set(), {}
+    for name in ("test", "valid", "train"):
+        splits[name], misses = [], 0
+        while len(splits[name]) < getattr(cfg, name):
+            problem, identity = draw()
+            misses = misses + 1 if identity in seen else 0
+            if misses > 10_000:
+                raise UserError(f"there are only some {len(seen):,} different problems of this kind: ask for fewer")
+            if not misses:
+                seen.add(identity)
+                splits[name].append(problem)
+    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in SPLITS}).items():
+        print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")
+
+
+# ---------------------------------------------------------------- text to tokens
 
 
 def texts(problem, cfg):
@@ -97,7 +145,7 @@ def unknown_pieces(problems, cfg, pieces):
 def name_some(pieces, most=5):
     """A few of them, for a message, and how many there are besides."""
     shown = ", ".join(repr(piece)[:40] for piece in pieces[:most])
-    return shown + f" and {len(pieces) - most:,} more" * (len(pieces) > most)
+    return shown if len(pieces) <= most else f"{shown} and {len(pieces) - most:,} more"
 
 
 class Problems:
@@ -121,55 +169,6 @@ class Problems:
 
     def __iter__(self):
         return map(self.__getitem__, range(len(self)))
-
-    def questions(self):
-        """The tokens of each question, as bytes."""
-        of = self.first[:-1]
-        return (self.tokens[a:b].tobytes() for a, b in zip(self.bounds[of].tolist(), self.bounds[of + 1].tolist()))
-
-
-def compare(path, problems, trains, cfg, tok, pieces):
-    """In one line: how much of a file is in the training data (a list of Problems), and what of it never is.
-
-    In words or characters, where the tokenizer is made of them; else in tokens, which are known, whoever has seen them.
-    """
-    if cfg.tokenizer not in PATTERNS:
-        seen = np.zeros(tok.n_vocab, bool)
-        for train in trains:
-            seen[train.tokens] = True
-        new = ~seen[problems.tokens]
-        n_new = np.logical_or.reduceat(new, problems.bounds[problems.first[:-1]]).sum()
-        found = [tok.decode([t]).strip() for t in dict.fromkeys(problems.tokens[new].tolist())]
-    else:
-        n_new, found = unknown_pieces(load_json(path), cfg, pieces)
-    asked = [*problems.questions()]
-    common = {*asked}.intersection(chain.from_iterable(train.questions() for train in trains))
-    n_common, n = sum(question in common for question in asked), len(asked)
-    what = {"words": "words", "chars": "characters"}.get(cfg.tokenizer, "tokens")
-    line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
-    if not n_new:
-        return f"{line}; all of their {what} are"
-    warning = "WARNING: " * (cfg.tokenizer in PATTERNS)
-    return f"{warning}{line}; {n_new:,} have {what} that are not, such as {name_some(found)}"
-
-
-def step_distance(problems):
-    """How many tokens after a step the next one stands in the question, in most problems; negative: before it.
-
-    In "a b | b c |" with the steps b, c it is 1; in "Cid is the son of Bob. Bob is the son of Al." with Bob, Al it is
-    5. None if there is no such distance in 90 % of the pairs, of steps of one token, in the first 1,000 problems.
-    """
-    counts, n = Counter(), 0
-    for question, steps, _ in islice(problems, 1000):
-        places = defaultdict(list)
-        for i, token in enumerate(question):
-            places[token].append(i)
-        for a, b in zip(steps, steps[1:]):
-            if len(a) == len(b) == 1 and a != b:
-                counts.update({j - i for i in places[a[0]] for j in places[b[0]]})
-                n += 1
-    best = max(counts, key=lambda d: (counts[d], -abs(d), d), default=None)
-    return best if counts[best] >= 0.9 * n > 0 else None
 
 
 def encode(problems, cfg, tok):
@@ -235,76 +234,169 @@ def check_lengths(problems, cfg, tok, path, pieces=()):
     if not (np.diff(problems.bounds)[first[:-1]]).all():
         raise UserError(f"{path}: example {np.diff(problems.bounds)[first[:-1]].argmin()}: its question has no tokens")
     last = cfg.max_latent_stage
-    all_alike = cfg.pad_latent_to_max or cfg.stop  # a model that may stop is given the most thoughts that there are
-    n_thoughts = cfg.c_thought * (last if all_alike else problems.n_steps.clip(max=last))
-    most = np.diff(problems.bounds[first]) + 2 + n_thoughts  # all steps and all thoughts
+    n = problems.n_steps.clip(max=last)
+    if cfg.pad_latent_to_max or methods_of(cfg.method):  # a later method may want more thoughts
+        n = last
+    most = np.diff(problems.bounds[first]) + 2 + cfg.c_thought * n  # all steps and all thoughts
     for i in np.argsort(-most, kind="stable")[: (most > cfg.block_size).sum()]:
         longest = cfg.block_size
         for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
-            row = make_row(problems[i], stage, cfg, tok)
-            prefix, n, suffix, *_ = row
-            decoded = max((cfg.c_thought + len(text) for text in row.steps), default=0)
-            if decoded > cfg.block_size:
-                needed = f"a decoder reads {decoded} positions, but block_size is {cfg.block_size}"
-                raise UserError(f"{path}: example {i} is too long: to write a step from its thoughts {needed}")
-            n = max(n, cfg.c_thought * min(stage, last)) if cfg.stop else n
-            if len(prefix) + n + len(suffix) > longest:
-                longest = len(prefix) + n + len(suffix)
-                lengths = f"{len(prefix)} + {n} + {len(suffix)} positions (prefix, thoughts, suffix) at stage {stage}"
+            row = row_for(problems[i], stage, cfg, tok)
+            parts = len(row.prefix), max(row.n, row.prompt.n), len(row.suffix)
+            if sum(parts) > longest:
+                longest = sum(parts)
+                lengths = f"{' + '.join(map(str, parts))} positions (prefix, thoughts, suffix) at stage {stage}"
         if longest > cfg.block_size:
             needed = f"block_size is {cfg.block_size}, expected at least {longest}"
-            unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1] if pieces else []
+            unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1]
             if unknown:
-                what = f"{len(unknown):,} of its {cfg.tokenizer} are not in train.json"
-                needed = f"block_size is {cfg.block_size}; {what}, and are spelt in bytes: {name_some(unknown)}"
+                needed += f"; not in train.json, and so spelt in bytes, are {name_some(unknown)}"
             raise UserError(f"{path}: example {i} is too long: {lengths}, but {needed}")
 
 
-def check_graphs(problems, cfg, tok, path):
-    """UserError unless the setting `names` fits the problems, as far as the first 1,000 show."""
-    for i, problem in enumerate(islice(problems, 1000)):
-        try:
-            check_graph(problem, cfg, tok)
-        except UserError as e:
-            raise UserError(f"{path}: example {i}: {e}") from None
+# ---------------------------------------------------------------- an epoch
+
+ORDER, ROWS = range(2)  # what random numbers are for
 
 
-def write_files(folder, splits):
-    """Write {name: problems as dicts} to name.json in a folder: all of them or none, since they belong together.
+def random_stream(purpose, cfg, index, number):
+    """Random numbers in the index-th stage, for an epoch's order, or the rows of a step: never the same ones twice."""
+    return np.random.default_rng((cfg.seed, index, number, purpose))
 
-    Returns {name: path}.
+
+def epoch_order(problems, stage, rng, cfg):
+    """The order of an epoch, as a list of (number of the problem, its stage).
+
+    Stage mixing: uniform: with probability uniform_prob a problem's stage is drawn from 0 .. its number of steps
+    instead. proportional: that of each problem is drawn from 0 .. stage, i with weight i + 1 (2602.22441).
+    With sort_window, neighbours are of similar length: shuffled rows are cut into windows of so many batches, each is
+    sorted, and then the order of the batches is shuffled.
     """
-    os.makedirs(folder, exist_ok=True)
-    paths = {name: os.path.join(folder, f"{name}.json") for name in splits}
-    try:
-        for name, path in paths.items():
-            with open(path + ".tmp", "w", encoding="utf-8") as f:
-                json.dump(splits[name], f)
-        for path in paths.values():
-            os.replace(path + ".tmp", path)
-    finally:
-        for path in paths.values():
-            with suppress(FileNotFoundError):
-                os.remove(path + ".tmp")
-    return paths
+    n_steps = problems.n_steps
+    size = len(n_steps)
+    mixing = cfg.mixing if kind_of(cfg.method).stages in ("all", "tokens") else "none"
+    chance = for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
+    order, mixed = rng.permutation(size), rng.random(size) < chance
+    stages = np.where(mixed, (rng.random(size) * mixed_stages(cfg, n_steps)).astype(int), stage)
+    if mixing == "proportional":
+        bounds = np.arange(1, stage + 2).cumsum()
+        stages = np.searchsorted(bounds, rng.random(size) * bounds[-1], side="right")
+    if cfg.sort_window > 1:
+        window = cfg.sort_window * cfg.batch_size
+        order = np.concatenate(
+            [by_length(problems, order[i : i + window], stages, cfg) for i in range(0, size, window)]
+        )
+        batches = [order[i : i + cfg.batch_size] for i in range(0, size, cfg.batch_size)]
+        shuffled = rng.permutation(size // cfg.batch_size).tolist()  # the last batch, if it is a short one, stays last
+        order = np.concatenate([batches[i] for i in shuffled] + batches[len(shuffled) :])
+    return list(zip(order.tolist(), stages[order].tolist()))
 
 
-def write_splits(cfg, draw):
-    """Write {train,valid,test}.json of cfg.train, cfg.valid and cfg.test problems into cfg.out_dir.
+def by_length(problems, order, stages, cfg):
+    """Problems sorted by the length of the prefix, roughly, and among those of about the same by that of the suffix."""
+    first, bounds = problems.first, problems.bounds
+    removed = np.minimum(stages, problems.n_steps)[order]
+    prefix = bounds[first[order] + 1] - bounds[first[order]]
+    suffix = bounds[first[order + 1]] - bounds[first[order] + 1 + removed]
+    rank = np.argsort(np.lexsort((suffix, prefix)))
+    group = rank * round(math.sqrt(cfg.sort_window)) // len(order)
+    return order[np.lexsort((prefix, suffix, group))]
 
-    draw() -> (problem as a dict, its identity). No identity gets in twice, so that nothing in test is in train. Test
-    comes first: where there are few problems of some kind, it is the training data that runs out of them.
+
+def training_rows(problems, chosen, index, cfg, task, rng):
+    """The Rows of the chosen [(number of the problem, its stage), ...] in the index-th stage of a run.
+
+    rng: for what is drawn anew each time.
     """
-    seen, splits = set(), {}
-    for name in ("test", "valid", "train"):
-        splits[name], misses = [], 0
-        while len(splits[name]) < getattr(cfg, name):
-            problem, identity = draw()
-            misses = misses + 1 if identity in seen else 0
-            if misses > 10_000:
-                raise UserError(f"there are only some {len(seen):,} different problems of this kind: ask for fewer")
-            if not misses:
-                seen.add(identity)
-                splits[name].append(problem)
-    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in SPLITS}).items():
-        print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")
+    drawn = {}  # what holds for all rows of a step
+    for method in methods_of(cfg.method):
+        if hasattr(method, "draw"):
+            drawn |= method.draw(cfg, index, rng)
+    rows = [row for i, stage in chosen for row in task.rows(problems[i], stage, rng)]
+    return [row._replace(extra=row.extra | drawn) for row in rows]
+
+
+# ---------------------------------------------------------------- rows to tensors
+
+
+def micro_batches(rows, cfg):
+    """The rows of a step, sorted by length and cut to micro_batch_size rows and micro_batch_tokens positions each."""
+    if not (cfg.micro_batch_size or cfg.micro_batch_tokens):
+        yield rows
+        return
+    micro, limit, width = [], cfg.micro_batch_size or len(rows), size(rows[0])
+    for row in sorted(rows, key=size):
+        wider = tuple(map(max, width, size(row))) if micro else size(row)
+        if micro and (len(micro) == limit or 0 < cfg.micro_batch_tokens < sum(wider) * (len(micro) + 1)):
+            yield micro
+            micro, wider = [], size(row)
+        micro, width = [*micro, row], wider
+    yield micro
+
+
+def size(row):
+    """Lengths of what a row reads: of prefix, thoughts and suffix, of what it shares with others, of Rows in it."""
+    lengths = len(row.extra.get("shared", ())), len(row.prefix), row.n, len(row.suffix)
+    for value in row.extra.values():
+        if isinstance(value, Row):
+            lengths += size(value)
+    return lengths
+
+
+class Batch(NamedTuple):
+    """Rows as tensors. The first five are what Coconut.think and Coconut.forward take; their docstrings say more."""
+
+    prefix: torch.Tensor  # (B, P) int64
+    prefix_len: torch.Tensor  # (B,) int64
+    n: torch.Tensor  # (B,) int64, on the CPU: the number of passes depends on it, and a GPU would have to be waited for
+    suffix: torch.Tensor  # (B, S) int64
+    labels: torch.Tensor  # (B, S) int64
+    extra: dict  # of what is in Row.extra: lists as tensors (B, ...), filled up with -1; numbers likewise, (B,), on the
+    # CPU; Rows as a Batch
+    past: object = None  # what has been read before the prefix (Task.read_shared)
+
+
+def collate(rows, device="cpu"):
+    """Rows as a Batch on the device."""
+    on_gpu = torch.device(device).type == "cuda"
+
+    def tensor(values, filler, device=device):
+        x = torch.from_numpy(pad(values, filler))
+        return (x.pin_memory() if on_gpu else x).to(device, non_blocking=on_gpu)  # while the GPU works
+
+    extra = {}
+    for name, value in rows[0].extra.items():
+        values = [row.extra[name] for row in rows]
+        if isinstance(value, Row):
+            extra[name] = collate(values, device)
+        else:
+            extra[name] = tensor(values, -1, device if isinstance(value, list) else "cpu")
+    return Batch(
+        prefix=tensor([row.prefix for row in rows], 0),
+        prefix_len=tensor([len(row.prefix) for row in rows], 0),
+        n=tensor([row.n for row in rows], 0, "cpu"),
+        suffix=tensor([row.suffix for row in rows], 0),
+        labels=tensor([row.labels for row in rows], -100),
+        extra=extra,
+    )
+
+
+def pad(values, filler):
+    """Numbers, or lists of them, or lists of lists, ..., as one int64 array, filled up where they are short."""
+    array = np.full(extent(values), filler, np.int64)
+    fill(array, values)
+    return array
+
+
+def extent(values):
+    """The shape of the array that holds nested lists: [[1, 2], [3]] -> (2, 2)."""
+    shapes = [extent(value) for value in values if isinstance(value, list)]
+    return len(values), *map(max, zip_longest(*shapes, fillvalue=0))  # an empty list may stand for lists of lists
+
+
+def fill(array, values):
+    if values and isinstance(values[0], list):
+        for part, value in zip(array, values):
+            fill(part, value)
+    elif values:
+        array[: len(values)] = values

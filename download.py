@@ -1,7 +1,7 @@
 """
 Fetch a file over HTTP: resumed where it broke off, verified, and never half a file under its final name.
 
-What is fetched, and where it is kept, is for others to say (pretrained/weights.py, prepare_*.py).
+What is fetched, and where it is kept, is for others to say (pretrained/, prepare_*.py).
 
     path = download("https://.../model.safetensors", sha256="248d...", size=548105171)
 
@@ -198,3 +198,19 @@ def download(url, path=None, sha256=None, size=None, folder=None):
     except OSError as e:  # requests' errors are OSErrors, and so is a full disk
         by_hand = f"try again later, or download it yourself and put it at {path}"
         raise UserError(f"cannot download {url} to {path}: {e}; {by_hand}") from None
+
+
+GPT2 = {  # what is known of OpenAI's weights in Hugging Face's format: they are pinned where it is
+    "gpt2": {
+        "revision": "607a30d783dfa663caf39e06633721c8d4cfcd7e",
+        "size": 548_105_171,
+        "sha256": "248dfc3911869ec493c76e65bf2fcf7f615828b0254c12b473182f0f81d3a707",
+    }
+}
+
+
+def gpt2_weights(name):
+    """The path of the model.safetensors of gpt2, gpt2-medium, gpt2-large or gpt2-xl."""
+    known = dict(GPT2.get(name, {}))
+    revision = known.pop("revision", "main")
+    return download(f"https://huggingface.co/openai-community/{name}/resolve/{revision}/model.safetensors", **known)

@@ -1,22 +1,28 @@
 """
-Let a model answer questions, count what is right, and tell it in words and tables. train.py and sample.py use this.
+A trained model: find and load it, let it answer questions, count what is right. train.py and sample.py use this.
 
-When an answer is right: tasks/grading.py. What thoughts hold: lab/analyze.py.
+What thoughts hold: lab/analyze.py. When an answer is right: Task in curriculum.py.
 """
 
+import os
 import time
 from contextlib import nullcontext
 from itertools import islice
 
 import torch
 
-import batches
-from curriculum import METHODS, Row, count, make_row, split
-from speed import parallel
-from tasks.grading import read_answer, same_number
-from tokenizer import EOS
+import data
+from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, team
+from config import UserError, upstairs
+from curriculum import Row, change, find_task, for_stage, methods_of, row_for, stages
+from tokenizer import EOS, PAUSE
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
+# What an evaluation does with what it is given
+ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "task", "eval_batch_size", "device", "dtype"}
+
+
+# ---------------------------------------------------------------- answering
 
 
 def precision(cfg, device):
@@ -31,9 +37,15 @@ def length_batches(prompts, batch_size):
     done, batch, lengths = [], [], [len(prefix) for prefix, *_ in prompts]
     for i in sorted(range(len(prompts)), key=lengths.__getitem__):
         if not batch or len(batch) == batch_size or (len(batch) >= 32 and lengths[i] > 1.25 * lengths[batch[0]]):
-            done.append(batch := [])
+            batch = []
+            done.append(batch)
         batch.append(i)
     return done
+
+
+def duration(seconds):
+    minutes, seconds = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
 
 
 def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sampling):
@@ -41,12 +53,12 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
 
     progress: how many questions there are, these and other processes' shares, if it should be said how far it is.
     """
-    eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.time(), 0
+    eos, solved, began, done = tok.encode_single_token(EOS), [None] * len(prompts), time.monotonic(), 0
     max_new_tokens = min(max_new_tokens, model.config.block_size)  # more do not fit, but would be given memory
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
-        batch = batches.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
-        thoughts = torch.stack([given[i] for i in chosen]).to(device) if given is not None else None
+        batch = data.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
+        thoughts = None if given is None else torch.stack([given[i] for i in chosen]).to(device)
         with precision(cfg, device):
             tokens, thoughts = model.generate(
                 batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
@@ -57,21 +69,16 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
             solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states.float()
         done += len(chosen)
         if progress:
-            left = duration((time.time() - began) / done * (len(prompts) - done))
-            answered = min(done * parallel.WORLD, progress)  # the others are about as far
+            left = duration((time.monotonic() - began) / done * (len(prompts) - done))
+            answered = min(done * team().size, progress)  # the others are about as far
             end = "\n" if done == len(prompts) else ""
             print(f"\ranswered {answered:,} of {progress:,} questions, {left} left  ", end=end, flush=True)
     return solved
 
 
-def find_answer(text, cfg):
-    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
-    return read_answer(text, cfg.answer_format.partition("{}")[0].strip(), commas=cfg.grading != "gsm8k")
-
-
-def right_answer(problem, cfg, tok):
-    """What find_answer returns for a correct solution."""
-    return find_answer(tok.decode(problem.answer[:-1]), cfg)
+def right_answer(problem, task):
+    """What Task.read_answer returns for a correct solution."""
+    return task.read_answer(task.tok.decode(problem.answer[:-1]))
 
 
 def most_tokens(problems, cfg):
@@ -79,150 +86,184 @@ def most_tokens(problems, cfg):
     return cfg.max_new_tokens or max(sum(map(len, p.steps), len(p.answer)) for p in problems)
 
 
-def most_thoughts(stage, cfg):
-    """The most thoughts that a problem may have at this stage."""
-    return cfg.c_thought * min(stage, cfg.max_latent_stage)
-
-
+@torch.no_grad()
 def evaluate(model, problems, stage, cfg, tok, progress=False):
-    """Let the model solve the problems; the share of exactly right answers, and means of what it took.
+    """Let the model solve the problems; the share of right answers, and means of what it took.
 
     tokens: written ones, the end of text included; thoughts: continuous ones. The paper's table 1 shows their sum.
     """
-    prompts = [split(p, stage, cfg, tok)[0] for p in problems]
+    was_training, task = model.training, find_task(cfg)(cfg, tok)
     model.eval()
-    share = parallel.share(prompts) or prompts[:1]  # with --shard all have to take part, even without a question
-    may_stop = bool(cfg.stop)
-    if may_stop:  # then the stage gives no more than a limit
-        share = [prompt._replace(n=most_thoughts(stage, cfg)) for prompt in share]
-    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems), may_stop=may_stop)
+    prompts = [row_for(p, stage, cfg, tok).prompt for p in problems]
+    share = team().share(prompts) or prompts[:1]  # with --speed=shard all have to take part, even without a question
+    solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems))
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
-    solved = parallel.gather(solved[: len(parallel.share(prompts))])
-    model.train()
-    answers = [(find_answer(text, cfg), right_answer(p, cfg, tok)) for p, (text, *_) in zip(problems, solved)]
+    solved = team().gather(solved[: len(team().share(prompts))])
+    answers = [(task.read_answer(text), right_answer(p, task)) for p, (text, *_) in zip(problems, solved)]
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
-    model.eval()
-    with torch.no_grad():
-        loss = written_loss(model, problems, stage, cfg, tok)
-        hits = thought_hits(model, problems, stage, cfg, tok) if cfg.thought_targets else {}
-    model.train()
-    return {
-        **{f"thought_{k}": hit for k, hit in hits.items()},
-        "loss": loss,
-        "accuracy": sum(answer == right for answer, right in answers) / len(problems),
-        "number_accuracy": sum(bool(same_number(*pair)) for pair in answers) / len(problems),
+    found = {
+        "loss": written_loss(model, problems, stage, cfg, tok),
+        "accuracy": sum(task.is_right(*pair) for pair in answers) / len(problems),
         "tokens": sum(n_tokens for _, n_tokens, _ in solved) / len(problems),
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
     }
+    for module in methods_of(cfg.method):
+        if hasattr(module, "measure"):
+            found |= module.measure(model, problems, stage, cfg, tok)
+    model.train(was_training)
+    return found
+
+
+def batches_of(problems, stage, cfg, tok, device):
+    """This process's share of the problems in Batches, as they are trained on, and whether it is one of its own.
+
+    Without a share of its own a process gets the first problem, since all have to take part.
+    """
+    rows = [row_for(p, stage, cfg, tok) for p in problems]
+    share = team().share(rows)
+    for start in range(0, max(1, len(share)), cfg.eval_batch_size):
+        yield data.collate((share or rows[:1])[start : start + cfg.eval_batch_size], device), bool(share)
 
 
 def written_loss(model, problems, stage, cfg, tok):
     """Mean cross-entropy, in nats, of what training scores in the first LOSS_PROBLEMS problems: the right solutions."""
     device, found = next(model.parameters()).device, []
-    rows = [make_row(p, stage, cfg, tok) for p in islice(problems, LOSS_PROBLEMS)]
-    share = parallel.share(rows) or rows[:1]  # as in evaluate()
-    for start in range(0, len(share), cfg.eval_batch_size):
-        batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
+    for batch, own in batches_of([*islice(problems, LOSS_PROBLEMS)], stage, cfg, tok, device):
         with precision(cfg, device):
             _, loss = model(batch.prefix, batch.prefix_len, batch.n, batch.suffix, batch.labels)
-        found.append((loss.item(), int((batch.labels != -100).sum())))
-    found = parallel.gather(found if parallel.share(rows) else [])
+        if own:
+            found.append((loss.item(), int((batch.labels != -100).sum())))
+    found = team().gather(found)
     return sum(mean * n for mean, n in found) / max(1, sum(n for _, n in found))
 
 
-def thought_hits(model, problems, stage, cfg, tok):
-    """{number of a thought: how often, of all problems, the likeliest token of its state is right}.
-
-    Only where there is something to predict. With thought_targets = "tokens" its state is the one *at* the thought,
-    otherwise the one before it, of which the thought is made.
-    """
-    device, hits = next(model.parameters()).device, []
-    share = [make_row(p, stage, cfg, tok) for p in parallel.share(list(problems))]
-    for start in range(0, len(share), cfg.eval_batch_size):
-        batch = batches.collate(share[start : start + cfg.eval_batch_size], device)
-        with precision(cfg, device):
-            states = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix).states
-            top = model.head(states).argmax(-1, keepdim=True)  # (B, N+1, 1)
-        hits += zip((batch.targets == top).any(-1).tolist(), (batch.targets[..., 0] >= 0).tolist())
-    hits = parallel.gather(hits)
-    n_states = max(len(asked) for _, asked in hits)
-    found = [[hit[k] for hit, asked in hits if k < len(asked) and asked[k]] for k in range(n_states)]
-    first = 0 if cfg.thought_targets == "tokens" else 1
-    return {k + first: sum(hit) / len(hit) for k, hit in enumerate(found) if hit}
-
-
-# ---------------------------------------------------------------- what one sees
-
-
-def describe(cfg, stage, n_steps):
-    """A stage in words; n_steps: of the longest problem."""
-    removed, n = count(n_steps, stage, cfg)
-    thing = "<pause> token" if METHODS[cfg.method].instead == "pause" else "continuous thought"
-    thinks = f"{n} {thing}{'s' * (n != 1)}" + (f" (all at once, in {cfg.passes} passes)" if cfg.passes else "")
-    if not n_steps:
+def describe(row, problem, pause):
+    """A stage in words, as a row of it shows: what stands in place of which steps."""
+    n_pauses, n_steps, n_replaced = row.prefix.count(pause), len(problem.steps), len(row.replaced)
+    thing, n = ("<pause> token", n_pauses) if n_pauses else ("continuous thought", row.n)
+    thinks = f"{n} {thing}{'' if n == 1 else 's'}"
+    if n_steps == 0:
         return f"no problem has steps: {f'{thinks}, and then ' if n else ''}nothing is written but the answer"
-    if not removed:
-        return "every step is written"
-    if cfg.method == "icot" and stage < cfg.max_latent_stage:
-        return f"the first {cfg.icot_tokens * stage} tokens of the steps left out, the others are written"
-    end = "first" if cfg.remove_from == "front" else "last"
-    which = "all steps" if removed == n_steps else f"the {end} {f'{removed} steps' if removed > 1 else 'step'}"
-    instead = f"{thinks} in place of {which}, " if n else f"{which} left out, "
-    if removed == n_steps:
-        return instead + "nothing is written but the answer"
-    return instead + ("the others are written" if end == "first" else "the others are given")
+    missing = sum(map(len, problem.steps)) + len(problem.answer) + row.n_given - len(row.suffix)
+    if n_replaced == 0 and missing == 0:
+        return "every step is written" + (f", after {thinks}" if n else "")
+    if row.replaced == problem.steps or (n_replaced == 0 and missing == sum(map(len, problem.steps))):
+        which = "all steps"
+    elif n_replaced == 0:
+        return f"the first {missing} tokens of the steps left out, the others are written"
+    elif row.replaced in (problem.steps[:n_replaced], problem.steps[-n_replaced:]):
+        end = "first" if row.replaced == problem.steps[:n_replaced] else "last"
+        which = f"the {end} {'step' if n_replaced == 1 else f'{n_replaced} steps'}"
+    else:
+        which = f"{n_replaced} of {n_steps} steps"
+    others = "nothing is written but the answer" if which == "all steps" else "the others are written"
+    if which != "all steps" and missing == sum(map(len, problem.steps)):
+        others = "the others are given"
+    return f"{thinks} in place of {which}, {others}" if n else f"{which} left out, {others}"
 
 
-def duration(seconds):
-    minutes, seconds = divmod(int(seconds), 60)
-    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+def show_stage(run, stage):
+    cfg, progress, problems = run.cfg, run.progress, run.problems["train"]
+    title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
+    if len(cfg.data_dir) > 1:
+        title += f", {for_stage(cfg.data_dir, progress['index'])}"
+    longest = problems[int(problems.n_steps.argmax())]
+    what = describe(row_for(longest, stage, cfg, run.tok), longest, run.tok.encode_single_token(PAUSE))
+    begun = f" (going on after step {progress['step']})" if progress["step"] else ""
+    print(f"\n{title}: {what}{begun}", flush=True)
 
 
-def show_progress(run, stage, loss, lr, ms):
-    """Print a line of at most 120 columns; what was measured at an earlier step stands in brackets."""
-    cfg, progress, valid = run.cfg, run.progress, "accuracy     -   |thought|   -  "
-    step, n_steps = progress["step"], run.lengths[progress["index"]]
-    left = (n_steps - step + sum(run.lengths[progress["index"] + 1 :])) * progress["seconds"] / step
+def show_progress(run, stage, losses, seconds):
+    """Log and print a line of at most 120 columns; what was measured at an earlier step stands in brackets."""
+    cfg, progress = run.cfg, run.progress
+    for name, value in losses.items():
+        run.log(f"train/{name}", value.item())
+    step, n_steps, index = progress["step"], run.lengths[progress["index"]], progress["index"]
+    left = (n_steps - step + sum(run.lengths[index + 1 :])) * progress["seconds"] / step
+    seen = "accuracy     -   |thought|   -  "
     if progress["valid"]:
-        hits = [100 * value for name, value in progress["valid"].items() if name.startswith("thought_")][:-1]
-        hits = [f"{hit:.0f}" for hit in ([sum(hits) / len(hits)] if len(hits) > 6 else hits)]  # their mean, if many
-        accuracy, norm = f"{progress['valid']['accuracy']:.1%}", f"{progress['valid']['thought_norm']:.1f}"
-        new = progress["valid_at"] == step
+        valid, new = progress["valid"], progress["valid_at"] == step
+        accuracy, norm = f"{valid['accuracy']:.1%}", f"{valid['thought_norm']:.1f}"
         accuracy, norm = (f" {accuracy} ", f" {norm} ") if new else (f"({accuracy})", f"({norm})")
-        valid = f"accuracy{accuracy:>8} " + (f"thoughts {' '.join(hits)} % " if hits else f"|thought|{norm:>6}")
+        hits = [100 * value for name, value in valid.items() if name.startswith("thought_") and name[8:].isdecimal()]
+        if len(hits) > 7:
+            hits = [sum(hits[:-1]) / (len(hits) - 1)] * 2  # their mean, if there are many
+        named = " ".join(f"{hit:.0f}" for hit in hits[:-1])
+        seen = f"accuracy{accuracy:>8} " + (f"thoughts {named} % " if hits else f"|thought|{norm:>6}")
     print(
-        f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  loss {loss:.4f}  "
-        f"{valid} lr {lr:.1e}  {ms:.0f} ms/step  ETA {'<' * bool(cfg.master_at)}{duration(left)}",
+        f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  "
+        f"loss {losses['loss'].item():.4f}  {seen} lr {run.optimizer.param_groups[0]['lr']:.1e}  "
+        f"{1000 * seconds:.0f} ms/step  ETA {'<' if cfg.master_at else ''}{duration(left)}",
         flush=True,
     )
 
 
 def show_answer(run, stage):
     """One held-out problem, answered as this stage would have it."""
-    problem = run.problems["valid"][0]
-    prompt, _ = split(problem, stage, run.cfg, run.tok)
-    may_stop = bool(run.cfg.stop)
-    if may_stop:
-        prompt = prompt._replace(n=most_thoughts(stage, run.cfg))
-    most = most_tokens([problem], run.cfg)
-    text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most, may_stop=may_stop)[0]
+    problem, task = run.problems["valid"][0], run.task
+    prompt, most = row_for(problem, stage, run.cfg, run.tok).prompt, most_tokens([problem], run.cfg)
+    text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most)[0]
     run.model.train()
-    expected = right_answer(problem, run.cfg, run.tok)
-    thinks = f"thinks {len(thoughts)} thought{'s' * (len(thoughts) > 1)} and " if len(thoughts) else ""
+    expected = right_answer(problem, task)
+    thinks = f"thinks {len(thoughts)} thought{'s' if len(thoughts) > 1 else ''} and " if len(thoughts) else ""
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
-    print(f"  the model {thinks}writes:  {text.strip()}", end="")
-    print(
-        "   (right)" if find_answer(text, run.cfg) == expected else f"   (wrong: the answer is {expected})", flush=True
-    )
+    verdict = "right" if task.is_right(task.read_answer(text), expected) else f"wrong: the answer is {expected}"
+    print(f"  the model {thinks}writes:  {text.strip()}   ({verdict})", flush=True)
 
 
 def show_results(run):
     print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
-    n_steps = run.problems["valid"].n_steps.tolist()
     for stage, steps, seconds, valid in run.progress["results"]:
-        left = sum(n - count(n, stage, run.cfg)[0] for n in n_steps) / len(n_steps)
+        problems = [*run.problems["valid"]]
+        left = sum(len(p.steps) - len(row_for(p, stage, run.cfg, run.tok).replaced) for p in problems) / len(problems)
         print(
             f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
             f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"
         )
+
+
+def show_test(test, n_problems, path):
+    took = f"{test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
+    print(f"test accuracy {test['accuracy']:.1%} on {n_problems:,} problems, {took} ({path})")
+
+
+# ---------------------------------------------------------------- train.py --eval_only
+
+
+def check_given(cfg, path, saved_cfg):
+    """UserError for settings that were given, but would have no effect on the evaluation of a checkpoint.
+
+    It brings its settings along: who gives the same ones is not misled.
+    """
+    idle = [f"{how} (there: {getattr(saved_cfg, k, None)!r})" for k, how in cfg.given.items()
+            if k not in ACTS and getattr(cfg, k) != getattr(saved_cfg, k, None)]  # fmt: skip
+    if idle:
+        raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
+    if "eval_file" in cfg.given and cfg.given.get("data_dir") == "--data_dir":
+        raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
+    if "data_dir" in cfg.given and len({*cfg.data_dir}) > 1:
+        raise UserError(f"--eval_only={path}: {cfg.given['data_dir']} names several folders, expected one")
+
+
+def evaluate_only(cfg):
+    """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
+    path = find_checkpoint(cfg.eval_only)
+    if is_ours(path):
+        model, saved_cfg, tok, saved = load_checkpoint(path)
+        check_given(cfg, path, saved_cfg)
+        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.given or k in ("eval_batch_size", "device", "dtype")}
+        cfg, pieces, stage = change(saved_cfg, **wanted), saved["pieces"], saved["stage"]
+    else:
+        model, cfg, tok, pieces, stage = upstairs("pretrained", "weights").to_evaluate(path, cfg)
+    file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
+    n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces)
+    if unknown:
+        what = f"{cfg.tokenizer} that the model does not know, such as {data.name_some(unknown)}"
+        print(f"WARNING: {n_unknown:,} problems of {file} have {what}")
+    problems = data.load(file, cfg, tok, pieces)
+    if stage is None:
+        stage = stages(cfg, int(problems.n_steps.max()))[0][-1]
+    print(f"{path}: {cfg.method}, stage {stage}; {file}")
+    model.to(team().start(pick_device(cfg.device)))
+    show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)

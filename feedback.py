@@ -1,12 +1,12 @@
 """
 What is fed back: from the hidden states at one position to the input at the next, which is a thought.
 
-`--feedback=NAME` chooses, `--feedback=layer:-2+suppressed:0.5` adds two. A new one is a function and its name in
-FEEDBACKS, or a module if it has weights of its own: they are saved with the model. Each gets
+`--feedback=NAME` chooses, `--feedback=layer:-2+suppressed:0.5` adds two. A new one is a function in FEEDBACKS; or, if
+it has weights of its own, which are saved with the model, a class in MODULES. Each gets
     states  the hidden states at the last position, h_0 to h_L, (B, 1, C) each: the input, after each block, and in the
             last place after the final LayerNorm
     model   for what needs its head or its embeddings
-and returns the next input, (B, 1, C). How often that is done is the business of Coconut.think in coconut.py.
+and returns the next input, (B, 1, C). How often that is done is the business of Coconut.make_thoughts in coconut.py.
 """
 
 import inspect
@@ -66,26 +66,17 @@ def fusion(states, model, share=0.6):
     return share * states[-1] + (1 - share) * soft(states, model, top_p=0.9)
 
 
-def membership(logits):
-    """The logit of "is a member" for each token. At first no logit is near 4, and so every set is all but empty."""
-    return logits - 4
-
-
 def members(states, model, sharpness=1.0):
-    """sum_w m_w E(w), m = sigmoid(sharpness z): a token is a member or not; small errors are not passed on (losses.py).
+    """sum_w m_w E(w), m = sigmoid(sharpness (z - 4)): each token is a member of a set, or not (methods/sets.py).
 
     The sum and not the mean: in a mean of many, each would be drowned by the position that is added to it.
     """
     return model.mix((sharpness * membership(model.head(states[-1]))).sigmoid())
 
 
-def known(sets, model):
-    """The thoughts that are fed back where it is known what they should be (teacher forcing).
-
-    From sets of tokens (B, N, V), 0 or 1: what `members` makes of them once it is sure, or `soft` (a mean).
-    """
-    mean = model.config.feedback.partition(":")[0] == "soft"
-    return model.mix(sets / sets.sum(-1, keepdim=True).clamp(min=1) if mean else sets)
+def membership(logits):
+    """The logit of "is a member" for each token: shifted by 4, so that an untrained model's sets are nearly empty."""
+    return logits - 4
 
 
 class Projection(nn.Module):
@@ -96,7 +87,7 @@ class Projection(nn.Module):
         layers = nn.Linear(n_embd, n_embd), nn.GELU(), nn.Linear(n_embd, n_embd), nn.LayerNorm(n_embd)
         self.layers = nn.Sequential(nn.Dropout(dropout), *layers)
 
-    def forward(self, states, model):
+    def forward(self, states, model, first):
         return self.layers(states[-1])
 
 
@@ -111,15 +102,37 @@ class Gate(nn.Module):
         self.r, self.i = nn.Linear(n_embd, n_embd), nn.Linear(n_embd, n_embd)
         self.L = nn.Parameter(torch.full((n_embd,), 7.4))  # a = 0.995 where r = 1
 
-    def forward(self, states, model):
+    def forward(self, states, model, first):
         p = model.head(states[-1]).softmax(-1)
         e, h = model.embed(p.argmax(-1)), model.mix(p / p.square().sum(-1, keepdim=True).sqrt())
         a = (-8 * F.softplus(-self.L) * self.r(e).sigmoid()).exp()
         return a * e + (1 - a.square()).sqrt() * self.i(e).sigmoid() * h
 
 
-# what the numbers in a name must be
-BOUNDS = {
+class Vector(nn.Module):
+    """A learned vector for each thought, the same for all questions.
+
+    Alone it is a control that thinks nothing; with another, such as last+vector, it tells thoughts apart, as learned
+    positions do. It begins as zero.
+    """
+
+    def __init__(self, n_embd):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(MOST_VECTORS, n_embd))
+
+    def forward(self, states, model, first):
+        return self.of(first, states[-1].size(1)).expand_as(states[-1])
+
+    def of(self, first, M):
+        """Those of the thoughts number first, first + 1, ... (M, C)."""
+        number = torch.arange(first, first + M, device=self.weight.device)
+        return self.weight[number.clamp(max=MOST_VECTORS - 1)]
+
+
+MOST_VECTORS = 64  # all thoughts after these share the last one
+FEEDBACKS = {f.__name__: f for f in (last, layer, suppressed, zero, embedding, soft, fusion, members)}
+MODULES = {"projection": Projection, "gate": Gate, "vector": Vector}
+BOUNDS = {  # what the numbers in a name must be
     "index": float.is_integer,
     "start": lambda x: 0 <= x < 1,
     "temperature": lambda x: 0 < x < math.inf,
@@ -128,38 +141,54 @@ BOUNDS = {
     "sharpness": lambda x: 0 < x < math.inf,
     "dropout": lambda x: 0 <= x < 1,
 }
-FEEDBACKS = {f.__name__: f for f in (last, layer, suppressed, zero, embedding, soft, fusion, members)}
-MODULES = {"projection": Projection, "gate": Gate}
 
 
 class Feedback(nn.Module):
-    """A function of FEEDBACKS with the numbers that stand in its name, or a sum of others."""
+    """What a name such as last or last+soft:0.5 stands for: the sum of its parts."""
 
-    def __init__(self, function, *numbers, parts=()):
+    def __init__(self, parts):
         super().__init__()
-        self.function, self.numbers, self.parts = function, numbers, nn.ModuleList(parts)
+        self.parts = nn.ModuleList(parts)
 
-    def forward(self, states, model):
-        if self.parts:
-            return sum(part(states, model) for part in self.parts)
+    def forward(self, states, model, first=0):
+        """The thoughts number first, first + 1, ... (B, M, C), from the states before them, (B, M, C) of each layer."""
+        return sum(part(states, model, first) for part in self.parts)
+
+    def vectors(self, first, M):
+        """What has been added to these thoughts, whatever the question, (M, C), or 0."""
+        return sum(part.of(first, M) for part in self.parts if isinstance(part, Vector))
+
+
+class Function(nn.Module):
+    """A function of FEEDBACKS with the numbers that stand in its name."""
+
+    def __init__(self, function, numbers):
+        super().__init__()
+        self.function, self.numbers = function, numbers
+
+    def forward(self, states, model, first):
         return self.function(states, model, *self.numbers)
 
 
 def make_feedback(name, n_embd, n_layer=10**9):
-    """The module of a name such as "last", "layer:-2" or "last+soft:0.5"; UserError if there is none."""
-    if "+" in name:
-        return Feedback(None, parts=[make_feedback(part, n_embd, n_layer) for part in name.split("+")])
-    kind, *numbers = name.split(":")
+    """The Feedback of a name such as "last", "layer:-2" or "last+soft:0.5"; UserError if there is none."""
+    return Feedback([make_part(part, name, n_embd, n_layer) for part in name.split("+")])
+
+
+def make_part(part, name, n_embd, n_layer):
+    """The module of one part of a name."""
+    kind, *numbers = part.split(":")
     if kind not in FEEDBACKS.keys() | MODULES.keys():
         raise UserError(f"feedback = {name!r}, expected some of {', '.join((*FEEDBACKS, *MODULES))}")
     function = FEEDBACKS.get(kind) or MODULES[kind]
+    first = (None, None) if kind in FEEDBACKS else (None,)  # states and model, or n_embd
     try:
         numbers = [float(number) for number in numbers]
-        given = inspect.signature(function).bind(*[None] * (2 if kind in FEEDBACKS else 1), *numbers).arguments
+        given = inspect.signature(function).bind(*first, *numbers).arguments
         if not all(BOUNDS[name](given[name]) for name in BOUNDS.keys() & given.keys()):
             raise ValueError
     except (ValueError, TypeError):
         raise UserError(f"feedback = {name!r}: these numbers do not belong to {kind}") from None
     if not -n_layer - 1 <= given.get("index", 0) <= n_layer:
         raise UserError(f"feedback = {name!r}, but the model's states are h_0 to h_{n_layer}")
-    return Feedback(function, *numbers) if kind in FEEDBACKS else function(n_embd, *numbers)
+    return Function(function, numbers) if kind in FEEDBACKS else function(n_embd, *numbers)

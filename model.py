@@ -1,57 +1,50 @@
 """
-GPT-2, as plain as nanoGPT's, but that what has been read can be passed in and out: keys and values of the past.
+GPT-2, as plain as nanoGPT's, but that what has been read, the past, can be passed in and out.
 
-The class GPT2 reads: it knows nothing of thoughts. GPT is a GPT2 that can think, by the loop in coconut.py. In shapes,
+    gpt = GPT.from_pretrained("gpt2")                         # or a folder, or a file model.safetensors
+    states, past = gpt.read(gpt.embed(tokens))                # reads a text; logits = gpt.head(states[-1])
+    thought = states[-1][:, -1:]                              # its last hidden state ...
+    states, past = gpt.read(thought, past=past)               # ... is read as if it were the next token: a thought
+
+This file needs nothing but torch, so it can be copied into another project. In the shapes,
     B  rows of a batch        T  positions in one pass      V  vocabulary size       C  n_embd = nh * hs
                               K  positions read so far      nh, hs  heads and their size
 """
 
+import json
 import math
+import os
+import re
 from dataclasses import dataclass
-from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
-
-from coconut import Coconut, ThinkingConfig
-from pretrained.weights import load, read_weights
 
 
 @dataclass
-class GPTConfig(ThinkingConfig):
+class GPTConfig:
     """The defaults are OpenAI's smallest GPT-2 (124M parameters)."""
 
-    model = "gpt2"  # no field: what settings.py calls it
     n_layer: int = 12
     n_head: int = 12
     n_embd: int = 768
-    block_size: int = 1024  # positions that a row may use: prefix + thoughts + suffix
+    block_size: int = 1024  # positions that a row may use
     vocab_size: int = 50257
     dropout: float = 0.0
-    gradient_checkpointing: bool = False  # training: compute activations again instead of keeping them
 
 
 class Past(NamedTuple):
     """What has been read. It is never changed, so it can be kept, forked, and read on from more than once."""
 
-    real: torch.Tensor  # (B, K) bool: which positions count. Padding does not, nor a thought that a row does not have
+    real: torch.Tensor  # (B, K) bool: which positions count; padding does not, and takes up no position
     layers: tuple  # of each layer: (k, v) of each pass so far, (B, nh, T, hs)
-
-    def map_layers(self, function):
-        """The same, with function(((k, v), ...) of a layer) as its new passes."""
-        return self._replace(layers=tuple(map(function, self.layers)))
 
     def select(self, rows):
         """The past of these rows, (M,) int64: some left out, or repeated."""
-        fork = self.map_layers(lambda passes: tuple((k[rows], v[rows]) for k, v in passes))
-        return fork._replace(real=self.real[rows])
-
-    def repeat(self, times):
-        """Each row so many times. Their keys and values stand there once, (B / times, nh, T, hs): see attend."""
-        return self._replace(real=self.real.repeat_interleave(times, 0))
+        layers = tuple(tuple((k[rows], v[rows]) for k, v in passes) for passes in self.layers)
+        return Past(self.real[rows], layers)
 
 
 class CausalSelfAttention(nn.Module):
@@ -71,7 +64,6 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, q, past, mask):
         """softmax(q k^T / sqrt(hs)) v over the keys of all passes; mask (B, 1, T, K) bool, None: plainly causal."""
-        past = [[x.repeat_interleave(len(q) // len(x), 0) if len(x) < len(q) else x for x in kv] for kv in past]
         k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, nh, K, hs)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
@@ -103,24 +95,14 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x)), past
 
 
-def place(real, past):
-    """(which of all positions count, (B, K); the numbers of the new ones, (B, T), counting only those that do).
-
-    real (B, T): which of the T new ones count.
-    """
-    seen = real if past is None else torch.cat((past.real, real), 1)
-    number = seen.cumsum(1)[:, seen.size(1) - real.size(1) :] - 1
-    return seen, number.clamp(min=0)
-
-
 def visible(real, T):
-    """(B, 1, T, K) bool: the last T of K positions see what is real, up to their own place."""
+    """(B, 1, T, K) bool: the last T of K positions see what is real (B, K), up to their own place."""
     K = real.size(1)
     causal = torch.ones(T, K, dtype=torch.bool, device=real.device).tril(K - T)
     return (causal & real[:, None, :])[:, None]
 
 
-class GPT2(nn.Module):
+class GPT(nn.Module):
     """GPT-2 with OpenAI's parameter names. The output head is the token embedding itself (tied), so it has no name."""
 
     def __init__(self, config):
@@ -150,39 +132,26 @@ class GPT2(nn.Module):
         """Hidden states after ln_f (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.wte.weight)
 
-    def read(self, x, real, past=None):
-        """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
+    def read(self, x, real=None, past=None):
+        """Read input embeddings x (B, T, C) as the continuation of a past.
 
-        Rows are right-padded where there is no past yet. Returns (states, past): the hidden states as a list, of the
-        input and after each block, (B, T, C), the last after ln_f; where not real they mean nothing.
+        real (B, T) bool: which of them count; None: all. Without a past, rows are right-padded. Returns (states, past):
+        the hidden states as a list, of the input and after each block, (B, T, C), the last one after ln_f; where not
+        real they mean nothing. IndexError (on a GPU: a device-side assert) if a row is longer than block_size.
         """
-        T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen, position = place(real, past)
-        mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
-        x = F.dropout(x + self.wpe(position), self.config.dropout, self.training)
+        if real is None:
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
+        position = seen.cumsum(1)[:, -x.size(1) :] - 1  # (B, T)
+        mask = None if past is None else visible(seen, x.size(1))  # None: no query can see the padding, which is later
+        x = F.dropout(x + self.wpe(position.clamp(min=0)), self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.h):
-            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, passes = run(x, mask, () if past is None else past.layers[i])
+            x, passes = block(x, mask, () if past is None else past.layers[i])
             states.append(x)
             layers.append(passes)
         states[-1] = self.ln_f(x)
         return states, Past(seen, tuple(layers))
-
-
-class GPT(Coconut, GPT2):
-    """GPT-2 that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
-
-    @classmethod
-    def from_pretrained(cls, source, dropout=0.0):
-        """A GPT with weights from elsewhere, such as "gpt2"; pretrained/weights.py says what else source may be.
-
-        Its config follows from the tensors' shapes. UserError if they are not those of a GPT-2.
-        """
-        tensors, shape = read_weights(source)
-        with torch.device("meta"):  # shapes only: the values come from the file
-            model = cls(GPTConfig(**shape, dropout=dropout))
-        return load(model, tensors)
 
     def grow_vocab(self, vocab_size, like=None):
         """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all."""
@@ -190,3 +159,140 @@ class GPT(Coconut, GPT2):
         new = (old.mean(0) if like is None else old[like]).expand(max(0, vocab_size - len(old)), -1)
         self.wte = nn.Embedding.from_pretrained(torch.cat((old, new)), freeze=False)
         self.config.vocab_size = len(self.wte.weight)
+
+    @classmethod
+    def from_pretrained(cls, source, dropout=0.0):
+        """A GPT with the weights of a name in SIZES, a folder with model.safetensors, or such a file.
+
+        That is how OpenAI's weights are published, and how transformers saves a GPT-2; config.json beside them is
+        needed for sizes other than OpenAI's. ValueError or FileNotFoundError if they are not there, or not a GPT-2's.
+        """
+        path = find_weights(source)
+        config = read_config(os.path.join(os.path.dirname(path), "config.json"))
+        tensors = {name.removeprefix("transformer."): t for name, t in read_safetensors(path).items()}
+        head = tensors.pop("lm_head.weight", None)
+        if head is not None and not torch.equal(head, tensors.get("wte.weight", head[:0])):
+            raise ValueError(f"{path}: lm_head.weight differs from wte.weight, but a GPT-2's head is tied")
+        tensors = {name: t for name, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name)}
+        return cls.from_tensors(tensors, config.get("n_head"), path, dropout)
+
+    @classmethod
+    def from_tensors(cls, tensors, n_head, source, dropout=0.0):
+        """A GPT of {name: tensor}, named and transposed as in OpenAI's files, and nothing else among them.
+
+        n_head None: as in OpenAI's models of that size. source: for messages. ValueError if the tensors do not fit.
+        """
+        if not {"wte.weight", "wpe.weight"} <= tensors.keys():
+            raise ValueError(f"{source}: not the weights of a GPT-2: no wte.weight and wpe.weight in it")
+        (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
+        n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
+        n_head = n_head or {(layers, width): heads for layers, heads, width in SIZES.values()}.get((n_layer, n_embd))
+        if type(n_head) is not int or n_head < 1 or n_embd % n_head:
+            raise ValueError(f"{source}: n_head is {n_head}; a config.json beside it should say how many heads it has")
+        with torch.device("meta"):  # shapes only: the values come from the file
+            model = cls(GPTConfig(n_layer, n_head, n_embd, block_size, vocab_size, dropout))
+        tensors = {name: t.T if is_projection(name) and t.dim() == 2 else t for name, t in tensors.items()}
+        return fill(model, tensors, f"{source}: not the weights of a GPT-2")
+
+
+def fill(model, tensors, error):
+    """A model that has shapes only, with the weights {name: tensor}. ValueError(error: ...) unless they are its own."""
+    own = model.state_dict()
+    wrong = [f"no {name}" for name in own.keys() - tensors] + [f"unknown {name}" for name in tensors.keys() - own]
+    for name in own.keys() & tensors:
+        if tensors[name].shape != own[name].shape:
+            wrong.append(f"{name} is {[*tensors[name].shape]}, expected {[*own[name].shape]}")
+    if wrong:
+        raise ValueError(f"{error}: {', '.join(sorted(wrong)[:5])}")
+    model.load_state_dict({name: t.float().contiguous() for name, t in tensors.items()}, assign=True)
+    return model
+
+
+# ---------------------------------------------------------------- OpenAI's weights
+
+# name: (layers, heads, width)
+SIZES = {"gpt2": (12, 12, 768), "gpt2-medium": (24, 16, 1024), "gpt2-large": (36, 20, 1280), "gpt2-xl": (48, 25, 1600)}
+DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16,
+          "BOOL": torch.bool, "U8": torch.uint8, "I8": torch.int8, "I16": torch.int16, "I32": torch.int32,
+          "I64": torch.int64}  # fmt: skip
+COMPUTED = {  # what a config.json may say of these: this is what is computed here
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh"),
+    "layer_norm_epsilon": (1e-5,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+    "add_cross_attention": (False,),
+    "tie_word_embeddings": (True,),
+}
+
+
+def is_projection(name):
+    """Whether OpenAI's files hold this matrix transposed. (attn.c_proj is square: no shape would give it away.)"""
+    return re.search(r"\.(c_attn|c_proj|c_fc)\.weight$", name) is not None
+
+
+def find_weights(source):
+    """The path of the model.safetensors that a name, a folder or a file stands for."""
+    if source in SIZES:
+        from download import gpt2_weights  # the only thing that needs another file of the project
+
+        return gpt2_weights(source)
+    path = os.path.join(source, "model.safetensors") if os.path.isdir(source) else source
+    if not os.path.isfile(path):
+        raise FileNotFoundError(f"{path}: no such file; expected {', '.join(SIZES)}, a folder or a .safetensors file")
+    return path
+
+
+def read_config(path):
+    """A config.json as a dict, {} if there is none; ValueError if it is another model's."""
+    if not os.path.exists(path):
+        return {}
+    try:
+        with open(path, encoding="utf-8") as f:
+            config = json.load(f)
+    except ValueError:
+        config = None
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: expected a JSON object, {{name: value}}")
+    for name, values in COMPUTED.items():
+        if config.get(name, values[0]) not in values:
+            raise ValueError(f"{path}: {name} is {config[name]!r}, but GPT-2 has {values[0]!r}")
+    return config
+
+
+def read_safetensors(path):
+    """{name: tensor} of a .safetensors file. ValueError unless header and bytes agree to the last byte.
+
+    The format: 8 bytes little-endian length of the header; the header, JSON {name: {dtype, shape, data_offsets}};
+    then the tensors' bytes, one after the other without a hole. Offsets count from the end of the header.
+    """
+    tensors, end = {}, 0
+    try:
+        with open(path, "rb") as f:
+            length, size = int.from_bytes(f.read(8), "little"), os.path.getsize(path)
+            if length > min(size - 8, 100_000_000):
+                raise ValueError(f"a header of {length} bytes in a file of {size}")
+            header = json.loads(f.read(length), object_pairs_hook=without_duplicates)
+            header.pop("__metadata__", None)
+            for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+                if info["dtype"] not in DTYPES:
+                    raise ValueError(f"{name} has the dtype {info['dtype']!r}, expected {' or '.join(DTYPES)}")
+                (start, stop), dtype, shape = info["data_offsets"], DTYPES[info["dtype"]], info["shape"]
+                if not all(type(n) is int and n >= 0 for n in shape):
+                    raise ValueError(f"{name} has the shape {shape}")
+                if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size - 8 - length:
+                    raise ValueError(f"{name} should be at bytes {end} to ..., but is at {start} to {stop}")
+                data, end = bytearray(f.read(stop - start)), stop
+                flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+                tensors[name] = flat.view(shape)
+        if end != size - 8 - length:
+            raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+        raise ValueError(f"{path}: not a sound safetensors file: {type(e).__name__}: {str(e)[:150]}") from None
+    return tensors
+
+
+def without_duplicates(pairs):
+    """A JSON object as a dict; ValueError if a name stands in it twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a name stands twice in the header")
+    return dict(pairs)

@@ -18,10 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 
 import data
-from config import UserError, cli, option, parse
+from config import TrainConfig, UserError, cli, no_such, option, parse, read_text
 from download import download
-from settings import TrainConfig
-from textfile import no_such, read_text
 from tokenizer import make_tokenizer
 
 AUG = "da03/Internalize_CoT_Step_by_Step/e06a32ee5e4cd117171daeb4755d2a97ece62761/data/gsm8k"

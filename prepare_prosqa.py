@@ -1,7 +1,7 @@
 """
-Get or make ProsQA: from which of two concepts does a person descend? To know, one has to search a graph.
+Get ProsQA: "is this one a such or a so?", answered by a search in a graph of made-up concepts (paper, appendix).
 
-    {"question": "Tom is a terpus. Every terpus is a brimpus. Bob is a rempus. ... Is Tom a lempus or scrompus?",
+    {"question": "Every shumpus is a rempus. Tom is a terpus. ... Is Tom a lempus or scrompus?",
      "steps": ["Tom is a terpus.", "Every terpus is a brimpus.", "Every brimpus is a lempus."],
      "answer": "Tom is a lempus.",
      "idx_to_symbol": ["Bob", "Tom", "terpus", ...], "edges": [[1, 2], ...], "root": 1, "target": 16, "neg_target": 13}
@@ -12,12 +12,8 @@ somebody else, and the steps are a shortest path from root to target. Nodes are 
     python prepare_prosqa.py                              # the paper's files, 17,886 + 300 + 500 problems
     python prepare_prosqa.py --from=FOLDER                # the same, from prosqa_{train,valid,test}.json there
     python prepare_prosqa.py --generate=17886 --seed=1    # our own, like them, by the paper's algorithm (appendix)
-    python prepare_prosqa.py --generate=17886 --hops=2,3 --nodes=8,11      # easier; or harder, as you like
-    python prepare_prosqa.py --generate=17886 --chains    # two chains side by side, nothing to choose: the first rung
 
---symbols writes whatever it is for models that start from scratch: a node is one token, an edge two and a separator.
-
-    {"question": "3 7 | 7 2 | 12 3 | ... to 5 or 8 from 0", "steps": ["7", "2", "5"], "answer": "5", ...}
+With --symbols, --hops, --nodes or --chains, for models that start from scratch: tasks/prosqa.py.
 """
 
 import heapq
@@ -26,21 +22,17 @@ import os
 import random
 from dataclasses import dataclass
 
-from config import UserError, cli, option, parse
+from config import UserError, cli, option, parse, upstairs
 from data import SPLITS, load_json, write_files, write_splits
 from download import download
-from tasks.graphs import check_fields, children, search
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
-# Measured by statistics() on the official prosqa_valid.json, 300 problems; 3, ..., 6: the share with so many steps.
-OFFICIAL = {"nodes": 22.82, "edges": 36.26, "steps": 3.753, 3: 0.413, 4: 0.443, 5: 0.120, 6: 0.023, "paths": 1.613}
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # weights of 0, 1, 2, ... parents
 DRAWN = 28  # nodes drawn for a problem like the official ones; those that nothing hangs on are dropped, some 5 of 28
-POOL = 40  # --symbols: names are 0 to 39, if --names does not say otherwise
-TRIES = 10_000  # graphs drawn before we give up on --hops and --nodes
 PEOPLE = "Ada Ben Clara Emil Finn Greta Hugo Ida Jonas Karl Lena Mia Nils Olga Paul Rosa Tom Uma Vera Will".split()
 ONSETS = "b br d f fl g gr h j k kl l m n p r s st t v w y z zh".split()
 CONCEPTS = [onset + middle + "pus" for onset in ONSETS for middle in ("em", "er", "im", "om", "or", "um")]
+FURTHER = "--symbols", "--hops", "--nodes", "--chains", "--names"  # flags of tasks/prosqa.py
 
 
 @dataclass
@@ -49,42 +41,65 @@ class ProsQAConfig:
     generate: int = option(0, "number of training problems to make; 0: the official files", least=0)
     valid: int = option(300, "number of validation problems to make", least=1)
     test: int = option(500, "number of test problems to make", least=1)
-    hops: tuple[int, ...] = option((), "--generate: fewest,most steps; default 3,6; chains 3,4", least=1, most=50)
-    nodes: tuple[int, ...] = option((), "--generate: fewest,most nodes; default as official", least=4, most=100)
-    chains: bool = option(False, "--generate: two chains of equal length instead of random graphs")
-    symbols: bool = option(False, "compact wording for training from scratch")
-    names: int = option(
-        0, "--symbols: how many names there are; 0: 40, or as many as a problem may have nodes", most=999
-    )
-    out_dir: str = option("", "where the files go; default data/prosqa, with --symbols data/prosqa_symbols")
+    out_dir: str = option("data/prosqa", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)
 
     def __post_init__(self):
-        for name in ("hops", "nodes"):
-            value = getattr(self, name)
-            if len(value) > 2 or list(value) != sorted(value):
-                raise UserError(f"--{name}={','.join(map(str, value))}: expected the fewest and the most, such as 3,6")
         if self.generate and self.from_:
             raise UserError("--from and --generate: expected one of them")
-        if not self.generate and (self.hops or self.nodes or self.chains):
-            raise UserError("--hops, --nodes and --chains belong to --generate=N")
-        if self.chains and self.nodes:
-            raise UserError("--chains and --nodes: expected one of them; two chains have 2 * hops + 2 nodes")
-        self.hops = self.hops or ((3, 4) if self.chains else (3, 6))
-        if 0 < self.names < self.most_nodes and self.generate and self.symbols:
-            raise UserError(f"--names={self.names}: a problem may have {self.most_nodes} nodes")
-        self.out_dir = self.out_dir or ("data/prosqa_symbols" if self.symbols else "data/prosqa")
 
     @property
     def train(self):  # what write_splits() calls it
         return self.generate
 
-    @property
-    def most_nodes(self):
-        return 2 * self.hops[-1] + 2 if self.chains else self.nodes[-1] if self.nodes else DRAWN
-
 
 # ---------------------------------------------------------------- graphs
+
+
+def children(edges):
+    """{node: [where its edges lead]} of pairs of nodes."""
+    found = {}
+    for a, b in edges:
+        found.setdefault(a, []).append(b)
+    return found
+
+
+def search(neighbours, starts):
+    """Breadth-first: ({node: fewest edges from any of the starts}, {node: number of shortest paths})."""
+    distance, paths = dict.fromkeys(starts, 0), dict.fromkeys(starts, 1)
+    queue = list(distance)
+    for a in queue:  # which grows meanwhile
+        for b in neighbours.get(a, ()):
+            if b not in distance:
+                distance[b], paths[b] = distance[a] + 1, 0
+                queue.append(b)
+            paths[b] += paths[a] * (distance[b] == distance[a] + 1)
+    return distance, paths
+
+
+def check_fields(problem, nodes=("root", "target", "neg_target")):
+    """ValueError with the key of the first graph field that is missing or not what it should be.
+
+    problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
+    """
+    symbols = problem.get("idx_to_symbol")
+    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+        raise ValueError("expected 'idx_to_symbol' to be a list of names")
+
+    def is_node(v):
+        return type(v) is int and 0 <= v < len(symbols)
+
+    edges = problem.get("edges")
+    if not isinstance(edges, list):
+        raise ValueError("expected 'edges' to be a list of pairs of nodes")
+    for edge in edges:
+        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
+            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
+    for key in nodes:
+        if not is_node(problem.get(key)):
+            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
+    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
+        raise ValueError("its 'target' cannot be reached from its 'root'")
 
 
 def shortest_path(rng, edges, root, target):
@@ -138,30 +153,17 @@ def make_dag(rng, n):
     return {"edges": edges, "root": root, "target": target, "neg_target": rng.choice(own[1 - root])}
 
 
-def make_chains(rng, hops):
-    """The graph fields of a problem with two disjoint chains, 0 2 4 ... and 1 3 5 ..."""
-    edges, root = [[v, v + 2] for v in range(2 * hops)], rng.randrange(2)
-    return {"edges": edges, "root": root, "target": 2 * hops + root, "neg_target": 2 * hops + 1 - root}
-
-
 def n_nodes(edges):
     """The number of nodes; each has an edge."""
     return 1 + max(map(max, edges))
 
 
-def make_graph(rng, cfg):
-    """The graph fields of a problem, with as many nodes and hops as cfg allows."""
-    if cfg.chains:
-        return make_chains(rng, rng.randint(cfg.hops[0], cfg.hops[-1]))
-    fewest, most = cfg.nodes[0] if cfg.nodes else 0, cfg.most_nodes
-    for _ in range(TRIES):
-        n = round(rng.randint(fewest, most) * DRAWN / OFFICIAL["nodes"]) if cfg.nodes else DRAWN
-        graph = make_dag(rng, n)
-        if graph and fewest <= n_nodes(graph["edges"]) <= most:
-            if cfg.hops[0] <= search(children(graph["edges"]), [graph["root"]])[0][graph["target"]] <= cfg.hops[-1]:
-                return graph
-    asked = " ".join(f"--{k}={','.join(map(str, v))}" for k, v in (("hops", cfg.hops), ("nodes", cfg.nodes)) if v)
-    raise UserError(f"{asked}: none of {TRIES:,} random graphs is like that; more steps need more nodes")
+def make_graph(rng):
+    """The graph fields of a problem like the official ones, with 3 to 6 steps."""
+    while True:
+        graph = make_dag(rng, DRAWN)
+        if graph and 3 <= search(children(graph["edges"]), [graph["root"]])[0][graph["target"]] <= 6:
+            return graph
 
 
 # ---------------------------------------------------------------- problems
@@ -175,7 +177,8 @@ def in_words(rng, graph):
     symbols = [names[v in concepts].pop() for v in range(n)]
 
     def sentence(edge):
-        return "Every " * (edge[0] in concepts) + f"{symbols[edge[0]]} is a {symbols[edge[1]]}."
+        every = "Every " if edge[0] in concepts else ""
+        return f"{every}{symbols[edge[0]]} is a {symbols[edge[1]]}."
 
     path = shortest_path(rng, edges, root, target)
     first, second = rng.sample([symbols[target], symbols[graph["neg_target"]]], 2)
@@ -186,21 +189,6 @@ def in_words(rng, graph):
         "steps": [sentence(edge) for edge in zip(path, path[1:])],
         "idx_to_symbol": symbols,
         **graph,
-    }
-
-
-def in_symbols(rng, problem, pool):
-    """The problem in the compact wording. Names are drawn anew: the nodes' own numbers would tell what is upstream."""
-    edges, root, target = problem["edges"], problem["root"], problem["target"]
-    symbols = [str(name) for name in rng.sample(range(pool), len(problem["idx_to_symbol"]))]
-    first, second = rng.sample([symbols[target], symbols[problem["neg_target"]]], 2)
-    listed = " ".join(f"{symbols[a]} {symbols[b]} |" for a, b in rng.sample(edges, len(edges)))
-    return {
-        **problem,
-        "question": f"{listed} to {first} or {second} from {symbols[root]}",
-        "answer": symbols[target],
-        "steps": [symbols[v] for v in shortest_path(rng, edges, root, target)[1:]],
-        "idx_to_symbol": symbols,
     }
 
 
@@ -240,57 +228,24 @@ def read_official(folder):
     return splits
 
 
-def statistics(problems):
-    """Means over the problems; under the key 3 the share of those with three steps, and so on."""
-    found = [search(children(p["edges"]), [p["root"]]) for p in problems]
-    lengths = [distance[p["target"]] for p, (distance, _) in zip(problems, found)]
-    sums = {
-        "nodes": sum(len(p["idx_to_symbol"]) for p in problems),
-        "edges": sum(len(p["edges"]) for p in problems),
-        "steps": sum(lengths),
-        **{length: lengths.count(length) for length in sorted({3, 4, 5, 6, *lengths})},
-        "paths": sum(paths[p["target"]] for p, (_, paths) in zip(problems, found)),
-    }
-    return {key: total / len(problems) for key, total in sums.items()}
-
-
-def print_table(splits):
-    columns = {**{name: statistics(problems) for name, problems in splits.items()}, "official valid": OFFICIAL}
-    print(f"\n{'mean of':<20}" + "".join(f"{name:>16}" for name in columns))
-    lengths = sorted({key for column in columns.values() for key in column if isinstance(key, int)})
-    for key in ("nodes", "edges", "steps", *lengths, "paths"):
-        name, form = (f"  {key} steps", "16.1%") if key in lengths else (key, "16.3f")
-        name = "shortest paths" if key == "paths" else name
-        print(f"{name:<20}" + "".join(f"{column.get(key, 0):{form}}" for column in columns.values()))
-
-
-def generate(cfg, rng):
-    """Make and write the splits; they are read back, and so checked."""
-    pool = max(cfg.most_nodes, cfg.names or (0 if cfg.nodes or cfg.chains else POOL))
+def main(argv):
+    if any(arg.partition("=")[0] in FURTHER for arg in argv):
+        return upstairs("tasks", "prosqa").main(argv)
+    cfg = parse(ProsQAConfig, argv, __doc__)
+    if not cfg.generate:
+        splits = read_official(cfg.from_)
+        for split, path in write_files(cfg.out_dir, splits).items():
+            print(f"{path}: {len(splits[split]):,} problems, such as {splits[split][0]!s:.400}")
+        return
+    rng = random.Random(cfg.seed)
 
     def draw():
-        problem = in_words(rng, make_graph(rng, cfg))
-        problem = in_symbols(rng, problem, pool) if cfg.symbols else problem
+        problem = in_words(rng, make_graph(rng))
         return problem, identity(problem)
 
     write_splits(cfg, draw)
-    return {split: read(os.path.join(cfg.out_dir, f"{split}.json")) for split in SPLITS}
-
-
-def convert(cfg, rng):
-    """Read the official splits and write them, as they are or in symbols."""
-    splits = read_official(cfg.from_)
-    pool = max(cfg.names or POOL, *(len(p["idx_to_symbol"]) for problems in splits.values() for p in problems))
-    if cfg.symbols:
-        splits = {split: [in_symbols(rng, p, pool) for p in problems] for split, problems in splits.items()}
-    for split, path in write_files(cfg.out_dir, splits).items():
-        print(f"{path}: {len(splits[split]):,} problems, such as {splits[split][0]!s:.400}")
-    return splits
-
-
-def main(argv):
-    cfg = parse(ProsQAConfig, argv, __doc__)
-    print_table((generate if cfg.generate else convert)(cfg, random.Random(cfg.seed)))
+    for split in SPLITS:
+        read(os.path.join(cfg.out_dir, f"{split}.json"))  # which checks them
 
 
 if __name__ == "__main__":

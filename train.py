@@ -1,5 +1,5 @@
 """
-Teach a GPT to think in silence: the whole curriculum of Coconut in one run. (Its data and files: run.py.)
+Teach a GPT to think in silence: the whole curriculum of Coconut in one run.
 
 Stage 0 is ordinary chain of thought. Each later stage replaces one more written step by continuous thoughts, until
 none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (to use), log.txt (to plot).
@@ -18,35 +18,274 @@ import shlex
 import signal
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 
 import torch
 
-import batches
+import curriculum
 import data
 from checkpoint import (
-    find_checkpoint,
-    is_ours,
-    its_thinking,
+    FORMAT,
+    discard,
+    initial_model,
     load_checkpoint,
+    lock,
     pick_device,
-    pretrained_model,
+    sizes,
     source_tokenizer,
+    team,
+    write_checkpoint,
 )
-from config import UserError, cli, parse
-from curriculum import METHODS, for_stage, stages
-from evaluate import describe, evaluate, precision, show_answer, show_progress, show_results
-from run import Run, new_optimizer
-from settings import TrainConfig
-from speed import parallel
-from textfile import ours
-from tokenizer import to_text
+from config import UserError, cli, ours, parse, upstairs
+from curriculum import for_stage
+from evaluate import evaluate, evaluate_only, precision, show_answer, show_progress, show_results, show_stage, show_test
+from tokenizer import PATTERNS, make_tokenizer, to_text
 
-# What an evaluation does with what it is given: with a checkpoint of ours, and with weights from elsewhere
-ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "grading", "eval_batch_size", "device", "dtype"}
-ACTS_ON_WEIGHTS = ACTS | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens",
-                          "method", "c_thought", "max_latent_stage", "pad_latent_to_max", "remove_from",
-                          "feedback", "thought_positions", "passes", "in_place"}  # fmt: skip
+SAVE_SECONDS = 600  # longest time between checkpoints
+
+
+def call(folder, name, function, *args):
+    """Call a function of folder/name.py, if that is there."""
+    if os.path.exists(ours(folder, f"{name}.py")):
+        getattr(upstairs(folder, name), function)(*args)
+
+
+# ---------------------------------------------------------------- a run
+
+
+class Run:
+    """A training run: settings, data, plan, model, optimizer, and `progress`, which says how far it has come.
+
+    With weights, moments and random state, progress is all that a checkpoint holds: a resumed run equals one that was
+    never stopped.
+    """
+
+    # What a resumed run may change: what has no part in its steps, and where its files are; then what has a value for
+    # each stage, for stages to come.
+    FREE = """resume overwrite eval_only eval_file out_dir data_dir device log_every eval_every eval_batch_size
+           micro_batch_size micro_batch_tokens speed""".split()
+    OF_STAGES = "lr", "min_lr_ratio", "uniform_prob"
+    LENGTHS = "steps", "epochs"
+
+    def __init__(self, cfg):
+        self.cfg, self.device = cfg, team().start(pick_device(cfg.device))
+        self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
+        self.check_folder()
+        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0, "valid": {}, "valid_at": 0,
+                         "trained": (0.0, 0), "watch": {}}  # fmt: skip
+        torch.manual_seed(cfg.seed)
+        saved = load_checkpoint(self.last) if cfg.resume else None
+        self.load_data(saved)
+        self.make_plan()
+        if team().rank == 0:
+            os.makedirs(cfg.out_dir, exist_ok=True)
+            self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+        torch.manual_seed(cfg.seed + team().rank)  # for dropout: each process has other examples
+        self.thread = ThreadPoolExecutor(1)
+        self.model.to(self.device).train()
+        self.objective = curriculum.make_objective(self.model, self.cfg, self.tok).to(self.device)
+        for name in self.cfg.speed:
+            if name != "shard":  # which is its team's business
+                upstairs("speed", name, "speed_up").speed_up(self.model)
+        self.forward = team().wrap(self.objective, self.cfg.speed)
+        self.optimizer = new_optimizer(self.objective, self.cfg)
+        if saved:
+            self.go_on(saved[1], saved[3])
+        self.saved_at = time.monotonic()
+        if team().rank == 0:
+            if cfg.overwrite:
+                discard(cfg.out_dir)
+            self.open_log()
+            # what an interrupted run logged after its last checkpoint will come again
+            self.log_file.truncate(min(self.progress["log_size"], os.path.getsize(self.log_file.name)))
+
+    def check_folder(self):
+        """UserError if there is an earlier run in the folder, and nobody has said what is to become of it."""
+        there = [path for path in (self.last, self.best) if os.path.exists(path)]
+        if there and not (self.cfg.resume or self.cfg.overwrite):
+            ways = "--overwrite discards it, --out_dir=FOLDER leaves it alone"
+            if there[0] == self.last:
+                ways = f"--resume goes on with it, {ways}"
+            raise UserError(f"{there[0]} is there from an earlier run: {ways}")
+
+    def load_data(self, saved):
+        """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
+        cfg = self.cfg
+        files = [{split: f"{folder}/{split}.json" for split in data.SPLITS} for folder in cfg.data_dir]
+        for path in (path for paths in files for path in paths.values()):
+            data.check_exists(path)
+        if cfg.tokenizer == "source":
+            if cfg.init_from == "scratch":
+                raise UserError("--tokenizer=source is that of the weights in init_from, which is 'scratch'")
+            self.tok = saved[2] if saved else source_tokenizer(cfg.init_from)
+            self.pieces = [to_text(self.tok)]
+        else:
+            pieces = set()
+            if cfg.tokenizer in PATTERNS:
+                for paths in files:
+                    pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
+            self.pieces = sorted(pieces)
+            self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
+        if saved:
+            self.model = saved[0]
+            if cfg.init_from != "scratch":
+                self.cfg = sizes(self.model.base, curriculum.change(cfg, model=saved[1].model))
+        else:
+            self.model, self.cfg = initial_model(cfg, self.tok)
+            for name in ("n_layer", "n_head", "n_embd", "block_size"):
+                has, given = getattr(self.cfg, name), getattr(cfg, name)
+                if has != given and cfg.given.get(name) == f"--{name}":  # a config file may be that of other weights
+                    where = f"{name} is {has!r} in the weights, {cfg.init_from}"
+                    raise UserError(f"--{name}={given} has no effect: {where}")
+        loaded = {path: data.load(path, self.cfg, self.tok, self.pieces) for paths in files for path in paths.values()}
+        self.all_problems = [{split: loaded[path] for split, path in paths.items()} for paths in files]
+        self.task = curriculum.find_task(self.cfg)(self.cfg, self.tok)
+        for paths, problems in zip(files, self.all_problems):
+            self.task.check(problems["train"], paths["train"])
+        if not saved:
+            call("lab", "advice", "on_data", self, files)
+            if cfg.init_from == "scratch" and cfg.model == "gpt2":
+                call("tasks", "facts", "fit", self)
+
+    @property
+    def problems(self):
+        """{"train": Problems, ...} of the stage that the run is in; in the end those of the last one."""
+        return for_stage(self.all_problems, self.progress["index"])
+
+    @property
+    def epoch_steps(self):
+        return math.ceil(len(self.problems["train"]) / self.cfg.batch_size)
+
+    def make_plan(self):
+        """The stages, and the steps in each; a method without a curriculum gets the steps of all stages for its one.
+
+        With several data folders it is in its one stage several times.
+        """
+        cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
+        self.longest = max(int(problems.n_steps.max()) for problems in trained)
+        self.plan, n_stages = curriculum.stages(cfg, self.longest)
+        if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
+            print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
+        if len(self.plan) == 1 and len(trained) > 1:
+            self.plan, n_stages = self.plan * len(trained), len(trained)
+        if len(trained) > len(self.plan):
+            raise UserError(f"data_dir: {len(trained)} folders for {len(self.plan)} stages: the last are no stage's")
+        self.n_stages = n_stages
+        self.lengths = self.stage_lengths(cfg)
+
+    def stage_lengths(self, cfg):
+        """The steps in each stage of the plan."""
+        lengths = []
+        for index in range(self.n_stages):
+            n_problems = len(for_stage(self.all_problems, index)["train"])
+            steps = math.ceil(n_problems / cfg.batch_size) * for_stage(cfg.epochs, index)
+            lengths.append(for_stage(cfg.steps, index) if cfg.steps else steps)
+        return lengths if len(self.plan) > 1 else [sum(lengths)]
+
+    def go_on(self, saved_cfg, saved):
+        """Take up a checkpoint; UserError for settings or data with which it would not have come where it is."""
+        missing = {"progress", "data", "optimizer", "objective", "rng"} - saved.keys()
+        if missing:
+            why = f"no {', '.join(sorted(missing))} in it: best.pt, renamed? Of format 4? --init_from=FILE begins anew"
+            raise UserError(f"{self.last} cannot be resumed: {why}")
+        self.progress |= saved["progress"]
+        differing = self.differing(saved_cfg, saved["data"])
+        if differing:
+            reason = "the steps that it has done would have been others"
+            raise UserError(f"{self.last} cannot be resumed with other settings, {reason}: {'; '.join(differing)}")
+        team().load_optimizer(self.objective, self.optimizer, saved["optimizer"])
+        self.objective.load_state_dict(saved["objective"], strict=False)
+        rng, cuda_rng = saved["rng"][team().rank % len(saved["rng"])]
+        torch.set_rng_state(rng)
+        if self.device.startswith("cuda") and cuda_rng is not None:
+            torch.cuda.set_rng_state(cuda_rng, self.device)
+
+    def differing(self, saved_cfg, saved_keys):
+        """What speaks against going on, in words. A longer last stage is fine, if the learning rate did not know it."""
+        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
+        kept = [k for k in new if k not in (*self.FREE, *self.OF_STAGES, *self.LENGTHS)]
+        found = [f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in kept if old.get(k) != new[k]]
+        if not found and saved_keys != self.data_keys():
+            found = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
+        begun = self.progress["index"] + (self.progress["step"] > 0)
+        for k in self.OF_STAGES:
+            if any(for_stage(old[k], i) != for_stage(new[k], i) for i in range(begun)):
+                found.append(f"{k} was {old[k]!r}, now {new[k]!r}")
+        lengths, last = self.stage_lengths(saved_cfg), len(self.plan) - 1
+        if not found and lengths != self.lengths:
+            longer = lengths[:-1] == self.lengths[:-1] and self.lengths[-1] > lengths[-1]
+            if not longer or (begun > last and for_stage(self.cfg.min_lr_ratio, last) != 1):
+                found.append(f"the stages had {lengths} steps, now {self.lengths}")
+            elif self.progress["index"] > last and not self.is_mastered():  # it ended here: it is taken up again
+                self.progress["results"].pop()
+                self.progress.update(index=last, step=lengths[-1])
+        return found
+
+    def is_mastered(self):
+        return 0 < self.cfg.master_at <= self.progress["valid"]["accuracy"]
+
+    def data_keys(self):
+        return [problems.key for splits in self.all_problems for problems in splits.values()]
+
+    def open_log(self):
+        os.makedirs(self.cfg.out_dir, exist_ok=True)
+        self.log_file = open(os.path.join(self.cfg.out_dir, "log.txt"), "a", encoding="utf-8")
+
+    def log(self, stream, value):
+        if team().rank > 0:
+            return
+        if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
+            self.open_log()
+        self.log_file.write(f"{self.progress['total']} {stream} {value:.6g}\n")
+        self.log_file.flush()
+
+    def save(self, path, **more):
+        """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
+        weights, moments = team().states(self.objective, self.optimizer)
+        if team().rank > 0:
+            return
+        if path == self.last:
+            more |= {"optimizer": moments, "objective": self.objective.own_state()}
+        self.progress["log_size"] = os.fstat(self.log_file.fileno()).st_size
+        checkpoint = {
+            "model": weights,
+            "config": dataclasses.asdict(self.cfg),
+            "base": dataclasses.asdict(self.model.config),
+            "pieces": self.pieces,
+            "longest": self.longest,
+            "stage": self.plan[min(self.progress["index"], len(self.plan) - 1)],
+            "data": self.data_keys(),
+            "progress": self.progress,
+            "format": FORMAT,
+        }
+        write_checkpoint(path, checkpoint | more)
+
+    def save_last(self):
+        cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None
+        self.save(self.last, rng=team().gather([(torch.get_rng_state(), cuda_rng)]))  # of each process
+        self.saved_at = time.monotonic()
+
+    def validate(self, stage):
+        """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
+        valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        self.progress.update(valid=valid, valid_at=self.progress["step"])
+        for name, value in valid.items():
+            self.log(f"valid/{name}", value)
+        call("lab", "advice", "on_validation", self, valid)
+        self.progress["trained"] = 0.0, 0
+        missing = team().any_of(team().rank == 0 and not os.path.exists(self.best))
+        if valid["accuracy"] > self.progress["best"] or missing:
+            self.progress["best"] = valid["accuracy"]
+            self.save(self.best)
+
+
+# ---------------------------------------------------------------- training
+
+
+def new_optimizer(objective, cfg):
+    settings = {"betas": (0.9, cfg.beta2), "weight_decay": cfg.weight_decay}
+    return torch.optim.AdamW(objective.parameters(), fused=True, **settings)  # fused: one pass over the weights
 
 
 def learning_rate(cfg, index, step, n_steps):
@@ -63,166 +302,105 @@ def train_step(objective, optimizer, rows, cfg):
 
     FloatingPointError, before any weight is changed, if the loss or the gradient is not finite.
     """
-    device = next(objective.parameters()).device
-    weights = getattr(objective, "module", objective).weights  # DistributedDataParallel hides what it wraps
-    share = parallel.share(rows)
-    micros = list(batches.micro_batches(share, cfg)) if share else []
-    micros = [batches.collate(micro, device) for micro in micros]
-    n_own, n_all = len(micros), parallel.largest(len(micros), device)
-    micros += [batches.collate(rows[:1], device)] * (n_all - n_own)  # nobody may stand aside, even with nothing to do
-    counts = [getattr(objective, "module", objective).counts(micro) for micro in micros[:n_own]]
-    counts = torch.tensor([sum(int(c[name]) for c in counts) for name in weights], device=device)
-    counts = dict(zip(weights, parallel.add(counts).clamp(min=1)))  # of all micro-batches of all processes
-    total = torch.zeros(len(weights), device=device)
-    for i, micro in enumerate(micros):
-        with parallel.backward(objective, last=i == n_all - 1):
-            with precision(cfg, device):
-                losses = objective(micro)
-            means = torch.stack([losses[name][0] / counts[name] for name in weights]) * (i < n_own)
-            loss = sum(weight * mean for weight, mean in zip(weights.values(), means))
-            (loss * parallel.WORLD).backward()  # DDP takes the mean over the processes, where their sum is wanted
-        total = total + means.detach()
-    total = dict(zip(weights, parallel.add(total)))
-    total = {"loss": sum(weights[name] * value for name, value in total.items()), **total}
-    norm = parallel.gradient_norm(objective, cfg.grad_clip)
-    if not (total["loss"] + norm).isfinite():  # before the optimizer has seen it: the weights are still good
-        raise FloatingPointError(f"loss {total['loss'].item():.3g}, norm of the gradient {norm.item():.3g}")
+    device, weights = next(objective.parameters()).device, objective.weights
+    batches = [data.collate(micro, device) for micro in data.micro_batches(rows, cfg)]
+    counts = [objective.counts(batch) for batch in batches]
+    counts = {name: max(1, sum(int(c[name]) for c in counts)) for name in weights}  # of all micro-batches
+    total = dict.fromkeys(weights, 0.0)
+    for batch in batches:
+        with precision(cfg, device):
+            means = {name: loss / counts[name] for name, loss in objective(batch).items()}
+            loss = sum(weights[name] * mean for name, mean in means.items())
+        loss.backward()
+        total = {name: total[name] + mean.detach() for name, mean in means.items()}
+    total = {"loss": sum(weights[name] * mean for name, mean in total.items()), **total}
+    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), cfg.grad_clip or math.inf)
+    take_step(optimizer, total["loss"], norm)
+    return total
+
+
+def take_step(optimizer, loss, norm):
+    """Change the weights, unless loss or gradient are not finite: then they are still good."""
+    if not (loss + norm).isfinite():
+        raise FloatingPointError(f"loss {loss.item():.3g}, norm of the gradient {norm.item():.3g}")
     optimizer.step()
     optimizer.zero_grad()
-    return total
 
 
 def train_stage(run, stop):
     """Train the stage that the run is in, from the step that it is at; returns early if stop() says so."""
     cfg, progress, index, problems = run.cfg, run.progress, run.progress["index"], run.problems["train"]
-    stage, n_steps = run.plan[index], run.lengths[index]
+    stage, n_steps, epoch_steps = run.plan[index], run.lengths[index], run.epoch_steps
+    step_of_team = getattr(team(), "train_step", None) or train_step
     if progress["step"] == 0:
         run.log("stage", stage)
-        progress.update(seconds=0.0, best=-1.0, valid={}, least=None, trained=(0.0, 0), curve=[])
-    title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
-    title += f", {for_stage(cfg.data_dir, index)}" * (len(cfg.data_dir) > 1)
-    begun = f" (going on after step {progress['step']})" if progress["step"] else ""
-    print(f"\n{title}: {describe(cfg, stage, run.longest)}{begun}", flush=True)
-    epoch_steps = run.epoch_steps
-    began, clock = time.time() - progress["seconds"], (time.time(), progress["step"])
+        progress.update(seconds=0.0, best=-1.0, valid={}, trained=(0.0, 0), watch={})
+    show_stage(run, stage)
+    began, clock = time.monotonic() - progress["seconds"], (time.monotonic(), progress["step"])
 
     @lru_cache(1)
     def order(epoch):
-        return batches.epoch_order(problems, stage, batches.random_stream(batches.ORDER, cfg, index, epoch), cfg)
+        return data.epoch_order(problems, stage, data.random_stream(data.ORDER, cfg, index, epoch), cfg)
 
     def batch(step):
         epoch, position = divmod(step, epoch_steps)
         chosen = order(epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-        rng = batches.random_stream(batches.ROWS, cfg, index, step)
-        forced = bool(cfg.thought_targets) and rng.random() < for_stage(cfg.teacher_forcing, index)
-        given = int(rng.integers(for_stage(cfg.rounds, index) + 1)) if forced else None
-        return chosen, batches.training_rows(problems, chosen, cfg, run.tok, rng, given)
+        rng = data.random_stream(data.ROWS, cfg, index, step)
+        return chosen, data.training_rows(problems, chosen, index, cfg, run.task, rng)
 
     ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one
     while progress["index"] == index and not stop():
         if progress["step"] == 0 or (progress["step"] % epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
             run.optimizer = new_optimizer(run.objective, cfg)
-        lr = learning_rate(cfg, index, progress["step"], n_steps)
         for group in run.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = learning_rate(cfg, index, progress["step"], n_steps)
         chosen, rows = ahead.result()
         ahead = run.thread.submit(batch, progress["step"] + 1)
         try:
-            losses = train_step(run.forward, run.optimizer, rows, cfg)
+            losses = step_of_team(run.forward, run.optimizer, rows, cfg)
         except FloatingPointError as e:
-            some = data.name_some([i for i, _ in chosen])
-            where = f"stage {stage}, step {progress['step'] + 1}, training examples {some}"
-            good = f"{run.last} holds the last good state" if os.path.exists(run.last) else "nothing was saved before"
-            raise UserError(f"training broke down ({e}) at {where}; {good}; a lower --lr may help") from None
+            raise broke_down(run, stage, e, [i for i, _ in chosen]) from None
         progress["step"] += 1
         progress["total"] += 1
-        so_far, n = progress["trained"]
-        progress["trained"] = so_far + losses.get("ce", losses["loss"]), n + 1
-
+        loss, n = progress["trained"]
+        progress["trained"] = loss + losses.get("ce", losses["loss"]), n + 1
         end = progress["step"] == n_steps
         evaluated = end or progress["step"] % (cfg.eval_every or epoch_steps) == 0
         if evaluated:
             run.validate(stage)
-        mastered = evaluated and 0 < cfg.master_at <= progress["valid"]["accuracy"]
-        progress["seconds"] = time.time() - began
+        mastered = evaluated and run.is_mastered()
+        progress["seconds"] = time.monotonic() - began
         if end or mastered or progress["step"] % cfg.log_every == 0:
-            for name, value in losses.items():
-                run.log(f"train/{name}", value.item())
-            ms = (time.time() - clock[0]) / (progress["step"] - clock[1]) * 1000
-            show_progress(run, stage, losses["loss"].item(), lr, ms)
-            clock = time.time(), progress["step"]
+            show_progress(run, stage, losses, (time.monotonic() - clock[0]) / (progress["step"] - clock[1]))
+            clock = time.monotonic(), progress["step"]
         if end or mastered:
-            if cfg.master_at and not mastered:
-                print(f"  WARNING: {n_steps} steps were not enough for {cfg.master_at:.1%} accuracy; going on anyway")
-            show_answer(run, stage)
-            progress["results"].append((stage, progress["step"], progress["seconds"], progress["valid"]))
-            progress.update(index=index + 1, step=0)
-        save = cfg.save_every and progress["step"] % cfg.save_every == 0
-        if evaluated or save or parallel.any_of(time.time() - run.saved_at > cfg.save_minutes * 60, run.device):
+            end_stage(run, stage, mastered)
+        if evaluated or team().any_of(time.monotonic() - run.saved_at > SAVE_SECONDS):
             run.save_last()
 
 
-def show_test(test, n_problems, path):
-    as_numbers = f" ({test['number_accuracy']:.1%} as numbers)" if test["number_accuracy"] != test["accuracy"] else ""
-    took = f"{test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
-    print(f"test accuracy {test['accuracy']:.1%}{as_numbers} on {n_problems:,} problems, {took} ({path})")
+def end_stage(run, stage, mastered):
+    progress, n_steps = run.progress, run.progress["step"]
+    if run.cfg.master_at and not mastered:
+        print(f"  WARNING: {n_steps} steps were not enough for {run.cfg.master_at:.1%} accuracy; going on anyway")
+    show_answer(run, stage)
+    progress["results"].append((stage, n_steps, progress["seconds"], progress["valid"]))
+    progress.update(index=progress["index"] + 1, step=0)
 
 
-def check_given(cfg, path, saved_cfg=None):
-    """UserError for settings that were given, but would have no effect on the evaluation of a checkpoint, or weights.
-
-    A checkpoint brings its settings along: who gives the same ones is not misled. A config file is read for what acts
-    on weights from elsewhere; that it also says how to train does no harm.
-    """
-    if saved_cfg:
-        acts, given = ACTS, {k: how for k, how in cfg.given.items() if getattr(cfg, k) != getattr(saved_cfg, k)}
-    else:
-        acts, given = ACTS_ON_WEIGHTS, {k: how for k, how in cfg.given.items() if how == f"--{k}"}
-    idle = {k: how for k, how in given.items() if k not in acts}
-    idle = [how + (f" (there: {getattr(saved_cfg, k)!r})" if saved_cfg else "") for k, how in idle.items()]
-    if idle:
-        raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
-    if given.get("eval_file") and given.get("data_dir") == "--data_dir":
-        raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
-    if "data_dir" in given and len(cfg.data_dir) > 1:
-        raise UserError(f"--eval_only={path}: {given['data_dir']} names several folders, expected one")
+def broke_down(run, stage, error, chosen):
+    where = f"stage {stage}, step {run.progress['step'] + 1}, training examples {data.name_some(chosen)}"
+    good = f"{run.last} holds the last good state" if os.path.exists(run.last) else "nothing was saved before"
+    return UserError(f"training broke down ({error}) at {where}; {good}; a lower --lr may help")
 
 
-def evaluate_only(cfg):
-    """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
-    path = find_checkpoint(cfg.eval_only)
-    if is_ours(path):
-        model, saved_cfg, tok, saved = load_checkpoint(path)
-        check_given(cfg, path, saved_cfg)
-        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.given or k in ("eval_batch_size", "device", "dtype")}
-        cfg, pieces = dataclasses.replace(saved_cfg, **wanted), saved["pieces"]
-    else:
-        check_given(cfg, path)
-        tok = source_tokenizer(path)
-        if "tokenizer" in cfg.given and cfg.tokenizer not in ("source", tok.name):
-            whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
-            raise UserError(f"{path}: {whose} tokens only, but {cfg.given['tokenizer']} is another")
-        pieces, saved = [to_text(tok)] if tok.name == "source" else [], None
-        its = its_thinking(path) if METHODS[cfg.method].instead == "thought" else {}
-        its = {name: value for name, value in its.items() if name not in cfg.given}
-        if cfg.passes:
-            its["stop"] = ""  # that would need thoughts one after the other
-        model, cfg = pretrained_model(path, dataclasses.replace(cfg, tokenizer=tok.name, **its), tok)
-    file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
-    n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces) if pieces else (0, [])
-    if unknown:
-        what = f"{cfg.tokenizer} that the model does not know, such as {data.name_some(unknown)}"
-        print(f"WARNING: {n_unknown:,} problems of {file} have {what}")
-    problems = data.load(file, cfg, tok, pieces)
-    stage = saved["stage"] if saved else stages(cfg, int(problems.n_steps.max()))[0][-1]
-    print(f"{path}: {cfg.method}, stage {stage}; {file}")
-    model.to(parallel.start(pick_device(cfg.device)))
-    show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)
+# ---------------------------------------------------------------- the command
 
 
 def train(cfg, argv):
     """The whole run, or the rest of it, and its test; returns 130 if it was interrupted."""
     run = Run(cfg)
+    cfg = run.cfg
     if cfg.left_out:
         print(f"left out, since method={cfg.method} has no use for it: {', '.join(cfg.left_out)}")
     n_parameters = sum(p.numel() for p in run.model.parameters())
@@ -231,7 +409,7 @@ def train(cfg, argv):
     interrupts = []
 
     def stop():
-        return parallel.any_of(bool(interrupts), run.device)
+        return team().any_of(bool(interrupts))
 
     def on_interrupt(signum, frame):
         interrupts.append(signum)  # torchrun passes ^C on as SIGTERM, and so do clusters
@@ -247,9 +425,8 @@ def train(cfg, argv):
         if stop():
             run.save_last()
             again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite")) and arg != "true"]
-            program = "python" if parallel.WORLD == 1 else "torchrun ..."
-            command = f"{program} {shlex.join([sys.argv[0], *again])} --resume"
-            print(f"saved {run.last}; to go on: {command}")
+            program = "python" if team().size == 1 else "torchrun ..."
+            print(f"saved {run.last}; to go on: {program} {shlex.join([sys.argv[0], *again])} --resume")
             return 130
     signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is nothing left to lose
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -265,15 +442,16 @@ def train(cfg, argv):
 
 
 def main(argv):
-    parallel.quiet()
-    cfg = parse(TrainConfig, argv, __doc__, takes_file=True)
+    if int(os.environ.get("RANK", 0)) > 0:
+        sys.stdout = open(os.devnull, "w")  # of several processes only the first prints
+    cfg = parse(curriculum.config_class, argv, __doc__, takes_file=True)
     if cfg.eval_only or cfg.given.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
         code = evaluate_only(cfg)
     elif cfg.eval_file:
         raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")
     else:
-        code = train(cfg, argv)
-    parallel.stop()
+        code = train(curriculum.leave_out(cfg), argv)
+    team().stop()
     return code
 
 

@@ -8,7 +8,7 @@ What is fed back is what the model would have said, sum_w p(w) E(w), and after e
 the written steps comes next. So a thought is a word that nobody had to choose. (What else was tried: docs/methods.md.)
 """
 
-data_dir = "data/arithmetic"
+data_dir = ("data/arithmetic", "data/arithmetic")  # its one stage comes twice: see teacher_forcing
 out_dir = "out/arithmetic_soft"
 
 # one token for a name, a number, and what is done: "a b+6" is three of them, " a", " b", "+6"
@@ -17,12 +17,11 @@ question_format = " {}"
 step_format = " {}"
 answer_format = " # {}"
 
-method = "no_curriculum"
+method = "no_curriculum+sets"
 max_latent_stage = 5  # the given number and four operations
 c_thought = 4  # a step is four tokens, " b", "+6", " =", " 3"; only the first, " a", " =", " 4", is three
 markers = "eot"  # the last thought predicts the last number, <eot> the answer
 feedback = "soft"
-losses = ("ce", "thoughts")
 thought_targets = "tokens"
 teacher_forcing = (1.0, 0.5)  # at first all thoughts are given, and learned at once; then, in half of the training
 # steps, it thinks for itself

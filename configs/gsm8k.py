@@ -20,4 +20,3 @@ weight_decay = 0.01
 dropout = 0.1  # as GPT-2 was pretrained
 
 max_new_tokens = 128
-grading = "gsm8k"  # commas do not count, as in the official code

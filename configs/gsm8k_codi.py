@@ -4,7 +4,7 @@ data_dir = "data/gsm8k"
 out_dir = "out/gsm8k_codi"
 init_from = "gpt2"
 tokenizer = "gpt2"
-method = "codi"  # losses: ce, and with a weight of 1 each (for Llama-1B the paper has distance:20) teacher, distance
+method = "codi"  # losses: ce, teacher, distance, with a weight of 1 each (for Llama-1B the paper has distance:20)
 
 answer_format = "The answer is: {}"  # student and teacher are compared at the colon
 feedback = "projection"  # two layers between the hidden state and the next thought
@@ -24,4 +24,3 @@ grad_clip = 2.0
 dropout = 0.1
 
 max_new_tokens = 128
-grading = "gsm8k"

@@ -17,4 +17,3 @@ weight_decay = 0.01
 dropout = 0.1
 
 max_new_tokens = 128
-grading = "gsm8k"  # commas do not count, as in the official code

@@ -4,7 +4,7 @@ data_dir = "data/gsm8k"
 out_dir = "out/gsm8k_lotus"
 init_from = "gpt2"
 tokenizer = "gpt2"
-method = "lotus"  # losses: ce, and with a weight of 0.05 that of each step's tokens at its block
+method = "lotus"  # losses: ce, and with a weight of 0.05 step_tokens, each at its thought
 passes = 6
 
 c_thought = 10  # a block for each step, a pad for each token: 95 % of GSM8k-Aug's steps have no more (speed/bench.py)
@@ -20,4 +20,3 @@ weight_decay = 0.01
 dropout = 0.1
 
 max_new_tokens = 128
-grading = "gsm8k"

@@ -4,7 +4,7 @@ data_dir = "data/gsm8k"
 out_dir = "out/gsm8k_pccot"
 init_from = "gpt2"
 tokenizer = "gpt2"
-method = "pccot"  # losses: ce, teacher and distance_layers, with a weight of 1 each
+method = "pccot"  # losses: ce, teacher, distance, with a weight of 1 each
 passes = 3
 
 answer_format = "The answer is: {}"
@@ -25,4 +25,3 @@ grad_clip = 2.0
 dropout = 0.1
 
 max_new_tokens = 128
-grading = "gsm8k"

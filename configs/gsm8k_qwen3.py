@@ -21,4 +21,3 @@ dropout = 0.0  # Llamas are not pretrained with it
 
 max_new_tokens = 128
 eval_batch_size = 64  # the validation loss computes 151,936 logits for each token of so many solutions
-grading = "gsm8k"

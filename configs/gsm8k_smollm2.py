@@ -20,4 +20,3 @@ weight_decay = 0.01
 dropout = 0.0  # Llamas are not pretrained with it
 
 max_new_tokens = 128
-grading = "gsm8k"

@@ -12,9 +12,9 @@ answer_format = " = {}"
 max_latent_stage = 4  # four steps, so stage 4 writes none
 c_thought = 1  # a step is one token: with as many thoughts, what follows stays at the positions it has been learned at
 uniform_prob = (0.0, 0.3)  # later stages rehearse all stages: without it some seeds get lost in stage 3 or 4
-peek = True  # from scratch nothing else tells the first thought what to be about (docs/LOG.md)
+peek = True  # from scratch nothing else tells the first thought what to be about (LOG.md)
 
-init = "induction"  # an arrow is looked up after 100 steps; with GPT-2's weights after 400 to 500, or never
+init = "induction"  # an arrow is looked up after 100 steps; with GPT-2's weights after 400 to 500, or never (LOG.md)
 
 # How long a stage takes depends on the seed: a fixed length would be too short for one, or too long for the next. So a
 # stage ends when the model has mastered it, and these are only the limits.

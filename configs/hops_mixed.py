@@ -15,7 +15,7 @@ step_format = " {}"
 answer_format = " = {}"
 
 max_latent_stage = 6  # six steps at most; problems with fewer get fewer thoughts, and the model has to know how many
-stop = "classifier"
+method = "coconut+stop"
 uniform_prob = (0.0, 0.3)
 peek = True
 init = "induction"

@@ -17,6 +17,7 @@ tokenizer = "words"
 question_format = " {}"
 step_format = " {}"
 answer_format = " = {}"
+task = "graphs"
 names = r" \d+"  # nodes get new names and edges a new order each time: graphs must not be learned by heart
 questions = 8  # about each graph, from other roots: its edges are read once for all of them
 

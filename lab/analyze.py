@@ -25,20 +25,22 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass
+from statistics import fmean
+from typing import NamedTuple
 
 import torch
 from torch.nn import functional as F
 
-import batches
 import data
 from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
-from curriculum import METHODS, Row, count, make_prompt
-from evaluate import find_answer, most_tokens, precision, right_answer, solve
+from curriculum import Row, Task, find_task, kind_of, make_prompt, row_for
+from evaluate import most_tokens, precision, right_answer, solve
 from tasks.graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
-from textfile import check_writable
+from tokenizer import PAUSE
 
 PERCENTILES = range(0, 101, 5)
+TOLD = {"targets", "tokens", "first"}  # one of these is in Row.extra if states are told what to predict (methods/)
 
 
 @dataclass
@@ -54,22 +56,29 @@ class AnalyzeConfig:
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
 
-def mean(numbers):
-    numbers = list(numbers)
-    return sum(numbers) / len(numbers)
+def check_writable(path):
+    """UserError if a file cannot be written there, before there is anything to write. What is there is left alone."""
+    try:
+        there = os.path.exists(path)
+        open(path, "ab").close()
+        if not there:
+            os.remove(path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror}") from None
 
 
 # ---------------------------------------------------------------- values
 
 
-def candidate_steps(graph, cfg, tok):
+def candidate_steps(graph, task):
     """[(tokens of a step that could be written, the node it goes to), ...]."""
+    form, encode = task.cfg.step_format, task.tok.encode_ordinary
     if graph.sentences:
         edges = [(a, b) for a in graph.successors for b in graph.successors[a]]
         steps = [(f"{a if a[0].isupper() else f'Every {a}'} is a {b}.", b) for a, b in edges]  # people have capitals
     else:
         steps = [(node, node) for node in graph.successors]
-    return [(tok.encode_ordinary(cfg.step_format.replace("{}", text)), node) for text, node in steps]
+    return [(encode(form.replace("{}", text)), node) for text, node in steps]
 
 
 def text_probabilities(model, prompts, texts):
@@ -78,44 +87,44 @@ def text_probabilities(model, prompts, texts):
     Every prompt is read once; then its past is read on from with each text.
     """
     device = next(model.parameters()).device
-    batch = batches.collate([Row(*prompt, labels=[]) for prompt in prompts], device)
-    counts, flat = [len(t) for t in texts], [text for t in texts for text in t]
-    said = batches.collate([Row(text, 0, [], []) for text in flat], device)  # prefix (M, S)
+    batch = data.collate([Row(*prompt, labels=[]) for prompt in prompts], device)
+    said = data.collate([Row(text, 0, [], []) for of in texts for text in of], device)  # prefix (M, S)
     thinking = model.think(batch.prefix, batch.prefix_len, batch.n, batch.suffix)
-    h, past = thinking.predicting, thinking.past
-    row = torch.repeat_interleave(torch.arange(len(prompts), device=device), torch.tensor(counts, device=device))
-    log_p = model.head(h[:, -1]).float().log_softmax(-1)[row].gather(1, said.prefix[:, :1])[:, 0]  # (M,) first token
-    if max(map(len, flat)) > 1:
-        real = torch.arange(1, said.prefix.size(1), device=device) < said.prefix_len[:, None]  # (M, S-1) the others
-        states, _ = model.read(model.embed(said.prefix[:, :-1]), real, past.select(row))
-        more = model.head(states[-1]).float().log_softmax(-1).gather(2, said.prefix[:, 1:, None])[..., 0]
-        log_p = log_p + more.masked_fill(~real, 0).sum(1)
-    return [p.tolist() for p in log_p.exp().cpu().split(counts)]
+    row = torch.tensor([i for i, of in enumerate(texts) for _ in of], device=device)  # (M,) whose text it is
+    real = torch.arange(said.prefix.size(1), device=device) < said.prefix_len[:, None]  # (M, S)
+    h = thinking.predicting[row, -1:]  # (M, 1, C)
+    if said.prefix.size(1) > 1:
+        states, _ = model.read(model.embed(said.prefix[:, :-1]), real[:, 1:], thinking.past.select(row))
+        h = torch.cat((h, states[-1]), 1)
+    log_p = model.head(h).float().log_softmax(-1).gather(2, said.prefix[..., None])[..., 0]
+    return [p.tolist() for p in log_p.masked_fill(~real, 0).sum(1).exp().cpu().split([*map(len, texts)])]
 
 
-def node_values(model, prompts, graphs, cfg, tok):
+def node_values(model, prompts, graphs, task):
     """For each problem {node: its value}."""
-    found = []
-    steps = [candidate_steps(graph, cfg, tok) for graph in graphs]
-    size = max(1, cfg.eval_batch_size // max(map(len, steps)))
+    found, steps = [], [candidate_steps(graph, task) for graph in graphs]
+    size = max(1, task.cfg.eval_batch_size // max(map(len, steps), default=1))
     for start in range(0, len(prompts), size):
-        some = steps[start : start + size]
-        chances = text_probabilities(model, prompts[start : start + size], [[text for text, _ in s] for s in some])
-        for graph, s, ps in zip(graphs[start : start + size], some, chances):
+        some = slice(start, start + size)
+        chances = text_probabilities(model, prompts[some], [[text for text, _ in of] for of in steps[some]])
+        for graph, of, ps in zip(graphs[some], steps[some], chances):
             values = dict.fromkeys(graph.successors, 0.0)
-            for (_, node), p in zip(s, ps):
+            for (_, node), p in zip(of, ps):
                 values[node] += p
             found.append(values)
     return found
 
 
-def values_after(model, problems, paths, graphs, n, cfg, tok):
-    """{number of a problem: its node_values after n thoughts}, for those that have a step left; paths: their steps."""
-    left = [i for i, path in enumerate(paths) if len(path) > n // max(1, cfg.c_thought)]
-    prompts = [make_prompt(problems[i].question, n, cfg, tok) for i in left]
-    if cfg.thought_targets:  # such a thought says itself what comes next, without <eot>
+def values_after(model, asked, n):
+    """{number of a problem: its node_values after n thoughts}, for those that have a step left."""
+    cfg, tok = asked.task.cfg, asked.task.tok
+    if not asked.graphs:
+        return {}
+    left = [i for i, path in enumerate(asked.paths) if len(path) > n // max(1, cfg.c_thought)]
+    prompts = [make_prompt(asked.problems[i].question, n, cfg, tok) for i in left]
+    if asked.told:  # such a thought says itself what comes next, without <eot>
         prompts = [prompt._replace(eot=[]) for prompt in prompts]
-    return dict(zip(left, node_values(model, prompts, [graphs[i] for i in left], cfg, tok))) if left else {}
+    return dict(zip(left, node_values(model, prompts, [asked.graphs[i] for i in left], asked.task)))
 
 
 def summarise(graphs, values, n_replaced):
@@ -136,10 +145,10 @@ def summarise(graphs, values, n_replaced):
     tops = torch.stack([F.pad(t, (0, 3 - len(t)), value=t[-1].item()) for t in tops])  # (problems, 3)
     quantiles = torch.quantile(tops, torch.tensor(PERCENTILES) / 100, dim=0)  # (percentiles, 3)
     return {
-        "problems": len(graphs), "right": mean(right), "frontier": mean(frontier),
-        "elsewhere": mean(sum(v.values()) for v in values) - mean(frontier), "frontier_size": mean(sizes),
+        "problems": len(graphs), "right": fmean(right), "frontier": fmean(frontier),
+        "elsewhere": fmean(sum(v.values()) for v in values) - fmean(frontier), "frontier_size": fmean(sizes),
         "percentiles": list(PERCENTILES), "top": quantiles.T.tolist(), "place": "height" if leaves else "position",
-        "by_place": [{"place": k, "to_target": to, "nodes": len(v), "value": mean(v)}
+        "by_place": [{"place": k, "to_target": to, "nodes": len(v), "value": fmean(v)}
                      for (k, to), v in sorted(places.items())],
     }  # fmt: skip
 
@@ -154,11 +163,11 @@ def probe(x, labels, ridge=0.01, seed=1, n_shuffles=10):
     n_shuffles. chance: always say what is most frequent. None if there are more than n / 4 labels, too rare to learn.
     """
     known, y = torch.unique(labels, return_inverse=True)
+    if len(known) > len(y) / 4:
+        return None
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(y), generator=generator)
     fit, test = order[: len(y) // 2], order[len(y) // 2 :]
-    if len(known) > len(y) / 4:
-        return None
     x = ((x - x[fit].mean(0)) / (x[fit].std(0) + 1e-6)).double()
     square = x[fit].T @ x[fit] + ridge * len(fit) * torch.eye(x.size(1), dtype=torch.double)
 
@@ -167,7 +176,7 @@ def probe(x, labels, ridge=0.01, seed=1, n_shuffles=10):
         w = torch.linalg.solve(square, x[fit].T @ (wanted - wanted.mean(0)))
         return ((x[test] @ w + wanted.mean(0)).argmax(1) == y[test]).double().mean().item()
 
-    control = mean(accuracy(y[fit][torch.randperm(len(fit), generator=generator)]) for _ in range(n_shuffles))
+    control = fmean(accuracy(y[fit][torch.randperm(len(fit), generator=generator)]) for _ in range(n_shuffles))
     chance = (y[test] == y[fit].mode().values).double().mean().item()
     shares = {"accuracy": accuracy(y[fit]), "control": control, "chance": chance}
     return shares | {"labels": len(known), "fitted": len(fit), "tested": len(test)}
@@ -179,10 +188,8 @@ def probe_all(thoughts, steps, args):
     for k in range(max(map(len, steps))):
         has = [i for i, s in enumerate(steps) if len(s) > k]
         labels = torch.tensor([names[steps[i][k]] for i in has])
-        for i in range(thoughts.size(1)):
-            result = probe(thoughts[has, i], labels, args.ridge, args.seed) if len(has) >= 4 else None
-            if result:
-                found.append({"thought": i + 1, "step": k + 1, **result})
+        results = [probe(thoughts[has, i], labels, args.ridge, args.seed) for i in range(thoughts.size(1))]
+        found += [{"thought": i, "step": k + 1, **result} for i, result in enumerate(results, 1) if result]
     return found
 
 
@@ -193,77 +200,96 @@ def describe_thoughts(model, thoughts, tok):
         norm = thoughts[:, i].norm(dim=-1)
         log_p = model.head(bare[:, i])[:, : tok.n_vocab].log_softmax(-1)
         entropy = -(log_p.exp() * log_p).sum(-1)
-        found = {
-            "norm": norm.mean(),
-            "norm_std": norm.std(correction=0),
-            "entropy": entropy.mean(),
-            "entropy_std": entropy.std(correction=0),
-        }
-        rows.append({"thought": i + 1} | {name: value.item() for name, value in found.items()})
+        row = {"thought": i + 1}
+        for name, values in {"norm": norm, "entropy": entropy}.items():
+            row |= {name: values.mean().item(), f"{name}_std": values.std(correction=0).item()}
+        rows.append(row)
     return rows
 
 
 # ---------------------------------------------------------------- all of it
 
 
-def load(args):
-    """What args.ckpt, data, count, max_thoughts and device stand for, for explore.py, too.
+class Asked(NamedTuple):
+    """Questions about which a model is looked at, and what is known of each."""
 
-    (model, cfg, tokenizer, what they are, the problems as dicts, their graphs or None, the largest K).
-    """
+    task: Task  # with the settings and the tokenizer
+    raw: list  # as dicts
+    problems: data.Problems
+    right: list  # the answers
+    graphs: list | None
+    paths: list  # their steps; in graphs the nodes that these go to
+    trained: list  # how many thoughts, or <pause> tokens, they have had in training
+    most: int  # the largest K
+    told: bool  # whether it was told what thoughts should hold
+
+
+def load(args):
+    """What args.ckpt, data, count, max_thoughts, device stand for, for explore.py, too: (model, Asked, what it is)."""
     path = find_checkpoint(args.ckpt or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
     file = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(file)[: args.count]
-    graphs = read_graphs(raw, file)
-    if cfg.remove_from != "front":
-        raise UserError(f"{path}: the last steps were replaced; what follows a thought is not the rest of a path")
-    thinks = bool(METHODS[cfg.method].instead)
-    most = thinks * (cfg.c_thought * cfg.max_latent_stage if args.max_thoughts is None else args.max_thoughts)
-    longest = max(len(p.question) for p in data.encode(raw, cfg, tok)) + most + 2
-    longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, cfg, tok)), default=1)
+    task, problems, graphs = find_task(cfg)(cfg, tok), data.encode(raw, cfg, tok), read_graphs(raw, file)
+    longest = problems[int(problems.n_steps.argmax())]
+    first = row_for(longest, 1, cfg, tok).replaced
+    if first != longest.steps[: len(first)]:
+        raise UserError(f"{path}: it is not the first steps that are replaced; what follows is not the rest of a path")
+    pause, rows = tok.encode_single_token(PAUSE), [row_for(p, saved["stage"], cfg, tok) for p in problems]
+    trained = [row.n or row.prefix.count(pause) for row in rows]
+    most = max(*trained, *(row.prompt.n for row in rows))
+    if args.max_thoughts is not None and kind_of(cfg.method).instead:
+        most = args.max_thoughts
+    longest = max(len(p.question) for p in problems) + most + 2
+    longest += max((len(text) for g in graphs or () for text, _ in candidate_steps(g, task)), default=1)
     if longest > cfg.block_size:
         raise UserError(f"{most} thoughts take {longest} positions, where {cfg.block_size} fit: lower --max_thoughts")
     print(f"{path}: {cfg.method}, stage {saved['stage']}; {len(raw):,} problems of {file}", flush=True)
+    asked = Asked(
+        task, raw, problems,
+        right=[right_answer(p, task) for p in problems],
+        graphs=graphs,
+        paths=[[node_of(step) if graphs else step for step in p["steps"]] for p in raw],
+        trained=[min(most, n) for n in trained],
+        most=most,
+        told=any(TOLD & row.extra.keys() for row in rows),
+    )  # fmt: skip
     about = {"checkpoint": path, "data": file, "method": cfg.method, "stage": saved["stage"], "problems": len(raw)}
-    return model.to(pick_device(args.device)), cfg, tok, about, raw, graphs, most
+    return model.to(pick_device(args.device)), asked, about
 
 
-def trained_with(problems, stage, most, cfg):
-    """How many thoughts each problem has had in training, `most` at most."""
-    return [min(most, count(len(p.steps), stage, cfg)[1]) for p in problems]
+def stop_after(model, asked, ns, given=None):
+    """Let each problem be answered after n of ns thoughts, the given ones if there are any: what solve() returns."""
+    cfg, tok = asked.task.cfg, asked.task.tok
+    prompts = [make_prompt(p.question, n, cfg, tok) for p, n in zip(asked.problems, ns)]
+    return solve(model, prompts, cfg, tok, most_tokens(asked.problems, cfg), given=given)
 
 
-def stop_after(model, problems, ns, cfg, tok, given=None, may_stop=False):
-    """Let each problem be answered after n of ns thoughts (may_stop: at most), the given ones if there are any.
-
-    Returns what solve() does.
-    """
-    prompts = [make_prompt(p.question, n, cfg, tok) for p, n in zip(problems, ns)]
-    return solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given, may_stop=may_stop)
+def verdicts(asked, solved):
+    """Whether each problem has been answered rightly."""
+    task = asked.task
+    return [task.is_right(task.read_answer(text), right) for (text, *_), right in zip(solved, asked.right)]
 
 
-def category(graph, text, n, cfg):
-    """Of what the model has written after n thoughts, the category (graphs.grade)."""
-    return grade(graph, read_steps(text, graph, cfg), node_of(find_answer(text, cfg)), n)
+def category(asked, i, text, n):
+    """Of what the model has written about problem i after n thoughts, the category (graphs.grade)."""
+    graph, answer = asked.graphs[i], asked.task.read_answer(text)
+    return grade(graph, read_steps(text, graph, asked.task.cfg), node_of(answer), n)
 
 
-def sweep(model, problems, graphs, cfg, tok, ns, may_stop=False):
-    """Let each problem be answered after n of ns thoughts: (accuracy, tokens and categories; each one's thoughts).
-
-    may_stop: after n at most, when the model says so itself.
-    """
-    solved = stop_after(model, problems, ns, cfg, tok, may_stop=may_stop)
-    answers = [find_answer(text, cfg) for text, *_ in solved]
-    row = {
-        "thoughts": mean([len(thoughts) for *_, thoughts in solved] if may_stop else ns),
-        "accuracy": mean(a == right_answer(p, cfg, tok) for a, p in zip(answers, problems)),
-        "tokens": mean(n_tokens for _, n_tokens, _ in solved),
-    }
-    if graphs:
-        grades = [category(graph, text, n, cfg) for graph, (text, *_), n in zip(graphs, solved, ns)]
+def sweep(model, asked, ns):
+    """Let each problem be answered after n of ns thoughts: (accuracy, tokens and categories; what solve() returns)."""
+    solved = stop_after(model, asked, ns)
+    row = {"accuracy": fmean(verdicts(asked, solved)), "tokens": fmean(n_tokens for _, n_tokens, _ in solved)}
+    if asked.graphs:
+        grades = [category(asked, i, text, n) for i, ((text, *_), n) in enumerate(zip(solved, ns))]
         row["categories"] = {name: grades.count(name) / len(grades) for name in CATEGORIES}
-    return row, [thoughts.float().cpu() for _, _, thoughts in solved]
+    return row, solved
+
+
+def stacked(solved):
+    """The thoughts of all problems, (M, N, C)."""
+    return torch.stack([thoughts.float().cpu() for *_, thoughts in solved])
 
 
 def replacements(thoughts, ns, seed):
@@ -271,6 +297,8 @@ def replacements(thoughts, ns, seed):
 
     Of a problem's N thoughts its first n of ns count; another's are those of the nearest before it that has as many.
     """
+    if not thoughts.size(1):
+        return {}
     generator = torch.Generator().manual_seed(seed)
     noise, n = torch.randn(thoughts.shape, generator=generator), torch.tensor(ns)
     has = (torch.arange(thoughts.size(1)) < n[:, None])[..., None]  # (M, N, 1)
@@ -285,149 +313,127 @@ def replacements(thoughts, ns, seed):
     }
 
 
-def control(model, problems, thoughts, ns, cfg, tok, args):
-    """[{what the model was made to think instead, accuracy}, ...]: what it answers to the same questions."""
-    rows, right = [], [right_answer(p, cfg, tok) for p in problems]
-    for name, given in replacements(thoughts, ns, args.seed).items():
-        solved = stop_after(model, problems, ns, cfg, tok, given)
-        rows.append({"thoughts": name, "accuracy": mean(find_answer(t, cfg) == r for (t, *_), r in zip(solved, right))})
-    return rows
-
-
-def analyze(model, raw, graphs, cfg, tok, most, args, stage):
-    """Everything, as it goes into the file; raw: the problems as dicts, graphs: theirs or None, most: the largest K."""
-    problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
-    paths = [[node_of(step) if graphs else step for step in p["steps"]] for p in raw]
-    result = {"sweep": [], "values": [], "examples": []}
-    for i in range(min(args.examples, len(raw)) if graphs else 0):
-        about = {"question": raw[i]["question"], "path": paths[i], **graphs[i]._asdict()}
-        result["examples"].append(about | {"values": []})
-    for n in range(0, most + 1, c):
+def counting(most, step=1):
+    """0, step, 2 step, ..., most, and on a terminal how far that is."""
+    for n in range(0, most + 1, step):
         if sys.stderr.isatty():
-            print(f"\r{n} of {most} thoughts", end="" if n + c <= most else "\n", file=sys.stderr, flush=True)
-        row, thoughts = sweep(model, problems, graphs, cfg, tok, [n] * len(problems))
-        result["sweep"].append(row | {"thoughts": n})
-        values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
+            print(f"\r{n} of {most} thoughts", end="" if n + step <= most else "\n", file=sys.stderr, flush=True)
+        yield n
+
+
+def analyze(model, asked, args):
+    """Everything, as it goes into the file."""
+    raw, graphs, c = asked.raw, asked.graphs, max(1, asked.task.cfg.c_thought)
+    most = asked.most - asked.most % c  # whole steps only
+    stops, model.may_stop = model.may_stop, False
+    result = {"sweep": [], "values": [], "examples": []}
+    for p, path, graph in [*zip(raw, asked.paths, graphs or [])][: args.examples]:
+        result["examples"].append({"question": p["question"], "path": path, **graph._asdict(), "values": []})
+    for n in counting(most, c):
+        row, solved = sweep(model, asked, [n] * len(raw))
+        result["sweep"].append({"thoughts": n} | row)
+        values = values_after(model, asked, n)
         if values:
             summary = summarise([graphs[i] for i in values], [*values.values()], n // c)
             result["values"].append({"thoughts": n, **summary})
         for i, value in values.items():
             if i < args.examples:
                 result["examples"][i]["values"].append({"thoughts": n, "value": value})
-    thoughts = torch.stack(thoughts)  # the last ones, (problems, N, C)
-    trained = trained_with(problems, stage, most, cfg)
+    thoughts, trained = stacked(solved), [min(most, n) for n in asked.trained]
     if len({*trained}) > 1:  # a fixed number is too many for some, and too few for others
-        result["trained"], _ = sweep(model, problems, graphs, cfg, tok, trained)
-    if cfg.stop:
-        result["auto"], _ = sweep(model, problems, graphs, cfg, tok, [most] * len(problems), may_stop=True)
-    result["controls"] = control(model, problems, thoughts, trained, cfg, tok, args) if thoughts.size(1) else []
-    result["thoughts"] = describe_thoughts(model.cpu(), thoughts, tok)
-    result["probes"] = probe_all(thoughts, paths, args)
+        result["trained"] = {"thoughts": fmean(trained)} | sweep(model, asked, trained)[0]
+    if stops:
+        model.may_stop = True
+        row, solved = sweep(model, asked, [most] * len(raw))
+        result["auto"] = {"thoughts": fmean(len(thoughts) for *_, thoughts in solved)} | row
+        model.may_stop = False
+    result["controls"] = []  # what it answers to the same questions if it was made to think something else
+    for name, given in replacements(thoughts, trained, args.seed).items():
+        right = fmean(verdicts(asked, stop_after(model, asked, trained, given)))
+        result["controls"].append({"thoughts": name, "accuracy": right})
+    result["thoughts"] = describe_thoughts(model.cpu(), thoughts, asked.task.tok)
+    result["probes"] = probe_all(thoughts, asked.paths, args)
     return result
 
 
 # ---------------------------------------------------------------- what one sees
 
 
-def table(title, columns, rows):
-    """Print rows under their columns; a float is a share."""
-
-    def cell(value):
-        return "" if value is None else f"{value:.1%}" if isinstance(value, float) else str(value)
-
-    rows = [[cell(value) for value in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(columns, *rows)]
+def table(title, rows, form=".1%", columns=None):
+    """Print dicts, whose keys are the columns; form: of floats."""
+    columns = columns or [*rows[0]]
+    cells = [
+        [f"{row[c]:{form}}" if isinstance(row.get(c), float) else str(row.get(c, "")) for c in columns] for row in rows
+    ]
+    widths = [max(map(len, column)) for column in zip(columns, *cells)]
     print(f"\n{title}")
-    for row in (columns, *rows):
+    for row in (columns, *cells):
         print("  ".join(text.rjust(width) for text, width in zip(row, widths)).rstrip())
 
 
-def show_sweep(rows):
-    names = [name for name in CATEGORIES if "categories" in rows[0]]
-    shown = [[r["thoughts"], r["accuracy"], f"{r['tokens']:.1f}", *(r["categories"][c] for c in names)] for r in rows]
-    table("what is written after so many forced thoughts", ["thoughts", "accuracy", "tokens", *names], shown)
-
-
-def show_trained(row):
-    thinks = f"{row['thoughts']:.2f} on average, {row['tokens']:.1f} tokens, {row['accuracy']:.1%} right"
-    print(f"with as many thoughts as each has had in training: {thinks}")
-
-
-def show_auto(row):
-    thinks = f"{row['thoughts']:.2f} thoughts on average and {row['tokens']:.1f} tokens, {row['accuracy']:.1%} right"
-    print(f"when it stops by itself: {thinks}")
+def show(result):
+    """Print all of it, but for single problems."""
+    sweep = [{**row, "tokens": f"{row['tokens']:.1f}", **row.get("categories", {})} for row in result["sweep"]]
+    table("what is written after so many forced thoughts", sweep, columns=[c for c in sweep[0] if c != "categories"])
+    for key, when in {"trained": "with as many thoughts as each has had in training",
+                      "auto": "when it stops by itself"}.items():  # fmt: skip
+        if key in result:
+            row = result[key]
+            thinks = f"{row['thoughts']:.2f} thoughts on average, {row['tokens']:.1f} tokens"
+            print(f"{when}: {thinks}, {row['accuracy']:.1%} right")
+    if result["values"]:
+        show_values(result["values"])
+    if result["controls"]:
+        table("answers with other thoughts", result["controls"])
+    if result["thoughts"]:
+        table("thoughts: norm, and entropy in nats", result["thoughts"], ".2f")
+    if result["probes"]:
+        show_probes(result["probes"])
 
 
 def show_values(rows):
-    columns = [
-        "thoughts",
-        "problems",
-        "right step",
-        "frontier",
-        "its size",
-        "elsewhere",
-        "top 1",
-        "top 1-2",
-        "top 1-3",
-    ]
     shown = []
     for r in rows:
-        medians = [top[len(PERCENTILES) // 2] for top in r["top"]]
-        means = r["right"], r["frontier"], f"{r['frontier_size']:.1f}", r["elsewhere"]
-        shown.append([r["thoughts"], r["problems"], *means, *medians])
-    table("value: probability to be the next step (means; the largest, two and three largest: medians)", columns, shown)
+        top = [of[len(PERCENTILES) // 2] for of in r["top"]]
+        shown.append({
+            "thoughts": r["thoughts"], "problems": r["problems"], "right step": r["right"], "frontier": r["frontier"],
+            "its size": f"{r['frontier_size']:.1f}", "elsewhere": r["elsewhere"],
+            "top 1": top[0], "top 1-2": top[1], "top 1-3": top[2],
+        })  # fmt: skip
+    table("value: probability to be the next step (means; the largest, two and three largest: medians)", shown)
     what = {"height": "height (distance to a leaf), on the frontier", "position": "position (distance from the root)"}
-    places = sorted({p["place"] for r in rows for p in r["by_place"]})
     shown = []
     for r in rows:
         for leads in (True, False):
-            value = {p["place"]: p["value"] for p in r["by_place"] if p["to_target"] == leads}
-            if value:
-                shown.append([r["thoughts"], "yes" if leads else "no", *map(value.get, places)])
-    table(f"mean value by {what[rows[0]['place']]}", ["thoughts", "leads to target", *map(str, places)], shown)
+            values = {str(p["place"]): p["value"] for p in r["by_place"] if p["to_target"] == leads}
+            if values:
+                shown.append({"thoughts": r["thoughts"], "leads to target": "yes" if leads else "no", **values})
+    places = sorted({p["place"] for r in rows for p in r["by_place"]})
+    title = f"mean value by {what[rows[0]['place']]}"
+    table(title, shown, columns=["thoughts", "leads to target", *map(str, places)])
 
 
-def show_controls(rows):
-    table("answers with other thoughts", ["thoughts", "accuracy"], [[r["thoughts"], r["accuracy"]] for r in rows])
-
-
-def show_thoughts(rows):
-    names = "norm", "norm_std", "entropy", "entropy_std"
-    shown = [[r["thought"], *(f"{r[name]:.2f}" for name in names)] for r in rows]
-    table("thoughts", ["thought", "norm", "+-", "entropy (nats)", "+-"], shown)
-
-
-def show_probes(rows):
-    steps, thoughts = (sorted({r[key] for r in rows}) for key in ("step", "thought"))
+def show_probes(probes):
+    steps = [f"step {k}" for k in sorted({p["step"] for p in probes})]
     for key, title in (("accuracy", "linear probes, held out"), ("control", "the same, shuffled labels")):
-        found = {(r["thought"], r["step"]): r[key] for r in rows}
-        shown = [[f"thought {i}", *(found.get((i, k)) for k in steps)] for i in thoughts]
-        table(title, ["", *(f"step {k}" for k in steps)], shown)
+        rows = {}
+        for p in probes:
+            rows.setdefault(p["thought"], {"": f"thought {p['thought']}"})[f"step {p['step']}"] = p[key]
+        table(title, [rows[i] for i in sorted(rows)], columns=["", *steps])
 
 
 @torch.no_grad()
 def main(argv):
     command = shlex.join(["python", "-m", "lab.analyze", *argv])
     args = parse(AnalyzeConfig, argv, __doc__, places=("ckpt", "data"))
-    model, cfg, tok, about, raw, graphs, most = load(args)
-    most -= most % max(1, cfg.c_thought)  # whole steps only
+    model, asked, about = load(args)
     out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "analysis.json")
     check_writable(out)
-    with precision(cfg, next(model.parameters()).device):
-        result = {"command": command} | about | analyze(model, raw, graphs, cfg, tok, most, args, about["stage"])
+    with precision(asked.task.cfg, next(model.parameters()).device):
+        result = {"command": command} | about | analyze(model, asked, args)
     with open(out, "w", encoding="utf-8") as f:
         json.dump(result, f)
-    for key, show in (
-        ("sweep", show_sweep),
-        ("trained", show_trained),
-        ("auto", show_auto),
-        ("values", show_values),
-        ("controls", show_controls),
-        ("thoughts", show_thoughts),
-        ("probes", show_probes),
-    ):
-        if result.get(key):
-            show(result[key])
+    show(result)
     print(f"\n{out} has it all; `python -m lab.plot {os.path.dirname(out) or '.'}` makes pictures of it")
 
 

@@ -17,22 +17,29 @@ import json
 import math
 import os
 import shlex
-import sys
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 
-import data
-from config import UserError, cli, option, parse
-from curriculum import METHODS, count, make_prompt
-from evaluate import find_answer, precision, right_answer
-from lab.analyze import category, load, replacements, stop_after, trained_with, values_after
+from config import UserError, cli, option, parse, read_text
+from curriculum import kind_of, make_prompt
+from evaluate import precision
+from lab.analyze import (
+    category,
+    check_writable,
+    counting,
+    load,
+    replacements,
+    stacked,
+    stop_after,
+    values_after,
+    verdicts,
+)
 from lab.plot import layers
 from sample import look_into
 from tasks.graphs import node_of
-from textfile import check_writable, read_text
 from tokenizer import BOT, PAUSE
 
 LARGEST = 1_000_000  # bytes of a page: what can be sent by mail, and opens on a phone at once
@@ -87,18 +94,18 @@ def listening(model):
             del module.attend  # the class's own is there again
 
 
-def looks(model, question, most, cfg, tok):
+def looks(model, question, most, task):
     """Where the last position before the thoughts, and that of each thought, looks: [(layers, heads, K), ...].
 
     K are the positions up to itself: those of the question and its marker, then the thoughts (or <pause> tokens).
     """
-    device, begin = next(model.parameters()).device, len(make_prompt(question, 0, cfg, tok).prefix)
-    prefix, n, eot = make_prompt(question, most, cfg, tok)
+    device, begin = next(model.parameters()).device, len(make_prompt(question, 0, task.cfg, task.tok).prefix)
+    prefix, n, eot = make_prompt(question, most, task.cfg, task.tok)
     prefix, eot = (torch.tensor([tokens], dtype=torch.int64, device=device) for tokens in (prefix, eot))
-    with listening(model) as heard:
-        model.think(prefix, torch.tensor([prefix.size(1)], device=device), n, eot)
-    # what was heard of each layer: the prefix, model.config.passes that only prepare, and what thoughts are then
-    heard = [(first, *rest[model.config.passes * (n > 0) :]) for first, *rest in heard]
+    segments = prefix, torch.tensor([prefix.size(1)], device=device), n, eot
+    thoughts = model.think(*segments).fed
+    with listening(model) as heard:  # two passes, however often it has to read until it has these thoughts
+        model.think(*segments, given=thoughts)
     rows = [[row for weights in passes for row in weights[0].unbind(1)] for passes in heard]  # (nh, K) per position
     return [torch.stack([layer[k - 1][:, :k] for layer in rows]) for k in range(begin, begin + most + 1)]
 
@@ -139,47 +146,41 @@ def picture(graph, path):
 
 
 def token_text(tok, token):
-    return {BOT: "<bot>", PAUSE: "<pause>"}.get(text := tok.decode([token]), text)
+    text = tok.decode([token])
+    return {BOT: "<bot>", PAUSE: "<pause>"}.get(text, text)
 
 
-def explore(model, raw, graphs, cfg, tok, most, args, stage):
+def explore(model, asked, args):
     """Everything that the page shows, but for attention: a list of questions."""
-    problems, c = data.encode(raw, cfg, tok), max(1, cfg.c_thought)
-    expected = [right_answer(p, cfg, tok) for p in problems]
-    paths = [[node_of(step) if graphs else step for step in p["steps"]] for p in raw]
-    questions = [
-        {
-            "tokens": [token_text(tok, t) for t in make_prompt(problem.question, 0, cfg, tok).prefix],
-            "steps": p["steps"], "answer": p["answer"], "trained": count(len(p["steps"]), stage, cfg)[1],
-            "graph": picture(graphs[i], paths[i]) if graphs else None, "after": [], "instead": [],
-        }
-        for i, (p, problem) in enumerate(zip(raw, problems))
-    ]  # fmt: skip
-    for n in range(most + 1):
-        if sys.stderr.isatty():
-            print(f"\r{n} of {most} thoughts", end="" if n < most else "\n", file=sys.stderr, flush=True)
-        solved = stop_after(model, problems, [n] * len(problems), cfg, tok)
-        values = values_after(model, problems, paths, graphs, n, cfg, tok) if graphs else {}
-        for i, (text, n_tokens, _) in enumerate(solved):
-            answer = find_answer(text, cfg)
-            seen = {"writes": text.strip(), "tokens": n_tokens, "right": answer == expected[i]}
+    cfg, tok, graphs = asked.task.cfg, asked.task.tok, asked.graphs
+    questions = []
+    for i, (p, problem, path) in enumerate(zip(asked.raw, asked.problems, asked.paths)):
+        tokens = [token_text(tok, t) for t in make_prompt(problem.question, 0, cfg, tok).prefix]
+        questions.append({
+            "tokens": tokens, "steps": p["steps"], "answer": p["answer"], "trained": asked.trained[i],
+            "graph": picture(graphs[i], path) if graphs else None, "after": [], "instead": [],
+        })  # fmt: skip
+    model.may_stop = False
+    for n in counting(asked.most):
+        solved, values = stop_after(model, asked, [n] * len(questions)), values_after(model, asked, n)
+        for i, ((text, n_tokens, _), right) in enumerate(zip(solved, verdicts(asked, solved))):
+            seen = {"writes": text.strip(), "tokens": n_tokens, "right": right}
             if graphs:
-                seen |= {"category": category(graphs[i], text, n, cfg), "answer": node_of(answer)}
+                answer = node_of(asked.task.read_answer(text))
+                seen |= {"category": category(asked, i, text, n), "answer": answer}
             if i in values:
                 value = {node: round(v, 3) for node, v in values[i].items()}
-                seen |= {"value": value, "frontier": sorted(graphs[i].frontier(n // c + 1))}
+                seen |= {"value": value, "frontier": sorted(graphs[i].frontier(n // max(1, cfg.c_thought) + 1))}
             questions[i]["after"].append(seen)
     for question, (_, _, thoughts) in zip(questions, solved):
         for seen, thought in zip(question["after"][1:], look_into(thoughts, model, tok, args.top)):
             cosine = None if thought["cosine"] is None else round(thought["cosine"], 2)
             tokens = [[text, round(p, 4)] for text, p in thought["tokens"]]
             seen["thought"] = {"norm": round(thought["norm"], 2), "cosine": cosine, "tokens": tokens}
-    thoughts = torch.stack([thoughts.float().cpu() for *_, thoughts in solved])  # (n, N, C)
-    trained = trained_with(problems, stage, most, cfg)
-    for name, given in replacements(thoughts, trained, args.seed).items() if thoughts.size(1) else ():
-        for i, (text, *_) in enumerate(stop_after(model, problems, trained, cfg, tok, given)):
-            right = find_answer(text, cfg) == expected[i]
-            questions[i]["instead"].append({"thoughts": name, "writes": text.strip(), "right": right})
+    for name, given in replacements(stacked(solved), asked.trained, args.seed).items():
+        solved = stop_after(model, asked, asked.trained, given)
+        for question, (text, *_), right in zip(questions, solved, verdicts(asked, solved)):
+            question["instead"].append({"thoughts": name, "writes": text.strip(), "right": right})
     return questions
 
 
@@ -209,16 +210,15 @@ def write_with_attention(page, found):
 def main(argv):
     command, began = shlex.join(["python", "-m", "lab.explore", *argv]), time.time()
     args = parse(ExploreConfig, argv, __doc__, places=("ckpt", "data"))
-    model, cfg, tok, about, raw, graphs, most = load(args)
-    out = args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
+    model, asked, about = load(args)
+    cfg, out = asked.task.cfg, args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
     check_writable(out)
     with precision(cfg, next(model.parameters()).device):
-        questions = explore(model, raw, graphs, cfg, tok, most, args, about["stage"])
-        found = [looks(model, p.question, most, cfg, tok) for p in data.encode(raw, cfg, tok)]
+        questions = explore(model, asked, args)
+        found = [looks(model, p.question, asked.most, asked.task) for p in asked.problems]
     page = about | {
-        "command": command, "feedback": cfg.feedback, "width": model.config.n_embd, "most": most,
-        "thing": METHODS[cfg.method].instead or "thought", "named": bool(cfg.thought_targets), "views": [],
-        "questions": questions,
+        "command": command, "feedback": cfg.feedback, "width": model.config.n_embd, "most": asked.most,
+        "thing": kind_of(cfg.method).instead or "thought", "named": asked.told, "views": [], "questions": questions,
     }  # fmt: skip
     html = write_with_attention(page, found)
     with open(out, "w", encoding="utf-8") as f:

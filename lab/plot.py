@@ -20,14 +20,14 @@ if not __package__:
     raise SystemExit("error: call it as python -m lab.plot, from the project's folder")
 
 import json
+import math
 import os
 import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
-from config import UserError, cli, option, parse
+from config import UserError, cli, no_such, option, parse
 from tasks.graphs import walk
-from textfile import no_such
 
 HATCHES = {  # category: colour and hatch; the right ones are dark
     "correct path": ("#1b4f72", ""), "longer path": ("#5499c7", "///"), "correct label": ("#a9cce3", "..."),
@@ -67,7 +67,8 @@ def final_accuracy(folder):
     found = log.get("test/accuracy") or log.get("valid/accuracy")
     if not found:
         raise UserError(f"{folder}: there is no accuracy in its log.txt yet")
-    return os.path.basename(folder) + " (not finished)" * ("test/accuracy" not in log), found[-1][1]
+    name = os.path.basename(folder)
+    return name if "test/accuracy" in log else f"{name} (not finished)", found[-1][1]
 
 
 def read_analysis(path):
@@ -99,6 +100,11 @@ def percent(axis):
     axis.set_major_formatter(PercentFormatter(1, decimals=0))
 
 
+def legend(ax, **kwargs):
+    """To the right of the picture."""
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **kwargs)
+
+
 def draw_training(log, baselines):
     fig, ((ax,),) = new_figure()
     steps, accuracy = zip(*log["valid/accuracy"])
@@ -122,7 +128,7 @@ def draw_training(log, baselines):
     of = f"{len(begins)} stages, each with one written step less: " if len(begins) > 1 else ""
     fig.suptitle(f"{of}{best:.1%} right {'in the last' if of else 'at best'}", fontsize=10)
     percent(ax.yaxis)
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    legend(ax)
     return fig
 
 
@@ -148,9 +154,7 @@ def draw_categories(analysis):
     ax.plot(x, [row["accuracy"] for row in rows], "ko-", markerfacecolor="white", label="accuracy", clip_on=False)
     ax.set(xlabel="thoughts that it was made to think", ylabel="share of the questions", ylim=(0, 1), xticks=x)
     percent(ax.yaxis)
-    ax.legend(
-        loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True, handleheight=1.5, handlelength=3
-    )
+    legend(ax, reverse=True, handleheight=1.5, handlelength=3)
     return fig
 
 
@@ -218,9 +222,7 @@ def draw_node(ax, name, xy, value, top, example):
 
 
 def draw_arrow(ax, start, end, box_a, box_b, on_path):
-    back = int(start[0]) - int(
-        end[0]
-    )  # columns to the left; an arrow that does not go right goes round the nodes between
+    back = int(start[0]) - int(end[0])  # columns to the left; if it does not go right, it goes round those between
     bend = 0.0 if back < 0 else min(0.25, 1.4 / max(1, back))
     style = {"arrowstyle": "-|>", "connectionstyle": f"arc3,rad={bend}", "patchA": box_a, "patchB": box_b}
     style |= {"color": "black", "linewidth": 1.8} if on_path else {"color": "0.55", "linewidth": 0.7}
@@ -241,7 +243,7 @@ def draw_parallelism(analysis):
         ax.set(ylim=(0, 1.02), xlim=(0, 100), xlabel="percentile of the questions")
     percent(axes[0, 0].yaxis)
     axes[0, 0].set_ylabel("value, added up")
-    axes[0, -1].legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
+    legend(axes[0, -1])
     return fig
 
 
@@ -262,26 +264,21 @@ def draw_probes(analysis):
     probes = {(p["thought"], p["step"]): p for p in analysis["probes"]}
     thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
     fig, axes = new_figure(4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
-    best = {k: max(thoughts, key=lambda i: probes[i, k]["accuracy"] if (i, k) in probes else -1) for k in steps}
-    least = min(probes[i, k]["accuracy"] for k, i in best.items())
-    where = "thought k" if all(i == k for k, i in best.items()) else f"thoughts {', '.join(map(str, best.values()))}"
+    best = {k: max((p["accuracy"], -i) for (i, step), p in probes.items() if step == k) for k in steps}
+    least, where = min(best.values())[0], [-i for _, i in best.values()]
+    where = "thought k" if where == steps else f"thoughts {', '.join(map(str, where))}"
     fig.suptitle(f"a linear map reads step k best from {where}: {least:.0%} right, or more", fontsize=10)
     for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
+        shares = [[probes[i, k][key] if (i, k) in probes else math.nan for k in steps] for i in thoughts]
+        edges = [[k - 0.5 for k in (*of, of[-1] + 1)] for of in (steps, thoughts)]
+        ax.pcolormesh(*edges, shares, cmap="gray_r", vmin=0, vmax=1 / 0.85, edgecolors="white")
         for (i, k), p in probes.items():
-            ax.add_patch(rectangle(k - 0.5, i - 0.5, p[key]))
             ax.text(k, i, f"{p[key]:.0%}", ha="center", va="center", color="white" if p[key] > 0.5 else "black")
-        ax.set(xlim=(steps[0] - 0.5, steps[-1] + 0.5), ylim=(thoughts[-1] + 0.5, thoughts[0] - 0.5))
-        ax.set(xticks=steps, yticks=thoughts, xlabel="step", title=title)
+        ax.set(ylim=(thoughts[-1] + 0.5, thoughts[0] - 0.5), xticks=steps, yticks=thoughts, xlabel="step", title=title)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
     axes[0, 0].set_ylabel("thought")
     return fig
-
-
-def rectangle(x, y, value):
-    from matplotlib.patches import Rectangle
-
-    return Rectangle((x, y), 1, 1, facecolor=str(1 - 0.85 * value), edgecolor="white")
 
 
 def save(fig, out_dir, name, command):
@@ -308,16 +305,16 @@ def main(argv):
         return print(f"for the other pictures: python -m lab.analyze {args.out_dir}")
     found = read_analysis(analysis)
     command = f"{found['command']}; {command}"
-    if says_something(found["sweep"]):
-        save(draw_categories(found), args.out_dir, "categories", command)
-    if found["values"]:
-        save(draw_tree(found, args.example), args.out_dir, "tree", command)
-    if any(row["frontier_size"] > 1 for row in found["values"]):
-        save(draw_parallelism(found), args.out_dir, "parallelism", command)
-    if found["thoughts"]:
-        save(draw_thoughts(found), args.out_dir, "thoughts", command)
-    if found["probes"]:
-        save(draw_probes(found), args.out_dir, "probes", command)
+    pictures = {
+        "categories": (says_something(found["sweep"]), draw_categories),
+        "tree": (found["values"], lambda found: draw_tree(found, args.example)),
+        "parallelism": (any(row["frontier_size"] > 1 for row in found["values"]), draw_parallelism),
+        "thoughts": (found["thoughts"], draw_thoughts),
+        "probes": (found["probes"], draw_probes),
+    }
+    for name, (says, draw) in pictures.items():
+        if says:
+            save(draw(found), args.out_dir, name, command)
 
 
 if __name__ == "__main__":

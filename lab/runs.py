@@ -3,7 +3,7 @@ Several seeds and methods by one command, and the table of what came of them: RE
 
     python -m lab.runs configs/hops.py method=coconut,cot,no_cot seed=1,2,3 --jobs=2
     python -m lab.runs configs/hops.py method=coconut,cot seed=1,2,3 --steps=400 --relative_to=cot --out=out/short
-    python -m lab.runs configs/hops.py 'losses=ce;ce,thoughts' seed=1,2 --thought_targets=steps
+    python -m lab.runs configs/hops.py 'losses=ce:1;ce:3,stop:2' seed=1,2 --method=coconut+stop
 
 NAME=VALUE,VALUE varies a setting of train.py; of several, all combinations are run. If values have commas themselves,
 `;` separates them (in quotes, or the shell takes it). --NAME=VALUE holds for all runs: a setting of train.py, or one
@@ -26,18 +26,18 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from statistics import mean
 
-from checkpoint import SIZES, load_checkpoint
-from config import UserError, cli, nearest, option, parse
+from checkpoint import discard, load_checkpoint, lock
+from config import UserError, cli, nearest, option, ours, parse
+from curriculum import change, change_weights, config_class, leave_out, objective_class
 from data import SPLITS
 from evaluate import duration
+from feedback import make_feedback
 from lab.plot import read_log
-from run import Run, discard, lock
-from settings import TrainConfig
-from textfile import ours
+from train import Run
 
 COLUMNS = {"tokens": ".1f", "thoughts": ".1f", "steps": ",.0f", "seconds": ",.0f", "cpu_seconds": ",.0f"}
 
@@ -54,7 +54,7 @@ class Job:
     """One run: what tells it from the others (values), what train.py is told (flags), and what has become of it."""
 
     def __init__(self, values, flags):
-        self.values, self.flags, self.cfg = values, flags, parse(TrainConfig, flags, "", takes_file=True)
+        self.values, self.flags, self.cfg = values, flags, settings(flags)
         self.row = "-".join(value for name, value in values.items() if name != "seed")
         files = (os.path.join(self.cfg.out_dir, name) for name in ("ckpt.pt", "log.txt", "run.txt", "took.txt"))
         self.checkpoint, self.log, self.says, self.took = files
@@ -63,18 +63,22 @@ class Job:
 
     def is_finished(self):
         """Whether it has ended before. If something is amiss, such as other settings or data, train.py will say so."""
-        free = {*Run.FREE, "given", "left_out", *(SIZES if self.cfg.init_from != "scratch" else ())} - {"data_dir"}
+        cfg, free = self.cfg, {*Run.FREE} - {"data_dir"}
         try:
-            saved, log = vars(load_checkpoint(self.checkpoint)[1]), read_log(self.log)
+            (model, saved, *_), log = load_checkpoint(self.checkpoint), read_log(self.log)
         except (UserError, OSError):
             return False
-        data = (os.path.join(folder, f"{split}.json") for folder in self.cfg.data_dir for split in SPLITS)
+        data = [os.path.join(folder, f"{split}.json") for folder in cfg.data_dir for split in SPLITS]
         if any(os.path.getmtime(path) > os.path.getmtime(self.checkpoint) for path in data if os.path.exists(path)):
             return False
-        return "test/accuracy" in log and all(saved[k] == v for k, v in vars(self.cfg).items() if k not in free)
+        if cfg.init_from != "scratch":  # its sizes are those of the weights
+            cfg = change(cfg, model=saved.model, **vars(model.config))
+        own, there = ({k: v for k, v in asdict(of).items() if k not in free} for of in (cfg, saved))
+        return "test/accuracy" in log and own == there
 
     def start(self, threads):
-        command = [sys.executable, ours("train.py"), *self.flags, *["--resume"] * self.begun]
+        command = [sys.executable, ours("train.py"), *self.flags]
+        command += ["--resume"] if self.begun else []
         os.makedirs(self.cfg.out_dir, exist_ok=True)
         open(self.took, "a" if self.begun else "w").close()
         with open(self.says, "a", encoding="utf-8") as file:
@@ -124,6 +128,14 @@ class Job:
         return tested | {"steps": log["test/accuracy"][-1][0]} | seconds
 
 
+def settings(flags):
+    """Those of train.py; UserError for what it would only say when a run has begun."""
+    cfg = leave_out(parse(config_class, flags, "", takes_file=True))
+    change_weights(objective_class(cfg).all_weights(), cfg.losses)
+    make_feedback(cfg.feedback, cfg.n_embd)
+    return cfg
+
+
 def plan(argv):
     """(RunsConfig, [Job, ...]) of a command line."""
     own, varied, common, jobs = [], {}, [], []
@@ -140,7 +152,7 @@ def plan(argv):
     combinations = [[*zip(varied, values)] for values in product(*varied.values())]
     flags = [[f"--{name}={value}" for name, value in values] for values in combinations]
     args = parse(RunsConfig, own, __doc__)
-    base = parse(TrainConfig, [*common, *flags[0]], "", takes_file=True)  # what holds for all may need what varies
+    base = settings([*common, *flags[0]])  # what holds for all may need what varies
     for name in {"resume", "eval_only", "eval_file"} & {*base.given, *varied}:
         raise UserError(f"{name} has no place here: runs are resumed by themselves, and tested in the end")
     out_dir = base.out_dir.rstrip("/")
@@ -162,10 +174,9 @@ def run_all(jobs, args):
     waiting, running, stops, began = [job for job in jobs if job.status != "finished"], [], [], time.time()
     n, ended, stopping = len(waiting), 0, False
     print(f"{len(jobs)} runs, {len(jobs) - n} of them finished before", flush=True)
-    for job in [
-        job for job in waiting if job.cfg.overwrite
-    ]:  # all at once, or ^C would leave some of the old ones, as if finished
-        job.discard()
+    for job in waiting:  # all at once, or ^C would leave some of the old ones, as if finished
+        if job.cfg.overwrite:
+            job.discard()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: stops.append(number))
     while running or (waiting and not stopping):
@@ -194,7 +205,7 @@ def run_all(jobs, args):
 def make_table(jobs, relative_to):
     """Yields the lines of a Markdown table."""
     names = [name for name in jobs[0].values if name != "seed"]
-    title = [*names, "accuracy (%)", *COLUMNS, *["relative"] * bool(relative_to)]
+    title = [*names, "accuracy (%)", *COLUMNS] + (["relative"] if relative_to else [])
     yield f"| {' | '.join(title)} |\n{'|---' * len(title)}|"
     found = {(job.row, name): [] for job in jobs for name in ("accuracy", *COLUMNS)}
     for job in jobs:

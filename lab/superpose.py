@@ -21,9 +21,10 @@ import torch
 
 import data
 from checkpoint import find_checkpoint, load_checkpoint
+from coconut import Coconut
 from config import UserError, cli, option, parse
-from curriculum import METHODS, make_prompt
-from evaluate import find_answer, most_tokens, right_answer, solve
+from curriculum import find_task, kind_of, make_prompt
+from evaluate import most_tokens, right_answer, solve
 
 
 @dataclass
@@ -62,16 +63,16 @@ def rename(text, new):
 def read_question(model, prompt):
     """(the first thought (1, 1, C) about a Prompt, the past after reading it)."""
     prefix = torch.tensor([prompt.prefix])
-    h, past = model.read(model.embed(prefix), torch.ones_like(prefix).bool())
-    return model.next_thoughts([layer[:, -1:] for layer in h], 0), past
+    h, past = model.read(model.embed(prefix))
+    return model.feedback([layer[:, -1:] for layer in h], model), past
 
 
 def think_on(model, thought, past, n):
     """n thoughts (n, C), of which the first is given, and each other one follows from those before."""
     thoughts = [thought]
     while len(thoughts) < n:
-        h, past = model.read(thoughts[-1], torch.ones(1, 1).bool(), past)
-        thoughts.append(model.next_thoughts(h, len(thoughts)))
+        h, past = model.read(thoughts[-1], past=past)
+        thoughts.append(model.feedback(h, model))
     return torch.cat(thoughts, 1)[0]
 
 
@@ -93,7 +94,9 @@ def load_pairs(args, cfg, tok, pieces):
 def main(argv):
     args = parse(SuperposeConfig, argv, __doc__, places=("out_dir", "file"))
     model, cfg, tok, saved = load_checkpoint(find_checkpoint(args.out_dir))
-    if METHODS[cfg.method].instead != "thought" or cfg.passes or cfg.thought_positions != "none":
+    task = find_task(cfg)(cfg, tok)
+    thinks = kind_of(cfg.method).instead == "thought"
+    if not thinks or type(model).make_thoughts is not Coconut.make_thoughts or "vector" in cfg.feedback:
         raise UserError(f"{args.out_dir}: expected a model that thinks one plain thought after the other")
     problems, n = load_pairs(args, cfg, tok, saved["pieces"]), cfg.max_latent_stage * cfg.c_thought
     prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
@@ -112,7 +115,8 @@ def main(argv):
     print(f"{'answered from':<40} first question  second question")
     for name, given in {"its own": own, "both questions'": summed, "the other question's": others}.items():
         solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given)
-        right = [find_answer(text, cfg) == right_answer(p, cfg, tok) for p, (text, *_) in zip(problems, solved)]
+        answers = [task.read_answer(text) for text, *_ in solved]
+        right = [task.is_right(answer, right_answer(p, task)) for p, answer in zip(problems, answers)]
         first, second = (sum(half) / len(half) for half in (right[::2], right[1::2]))
         print(f"{name + ' thoughts':<40} {first:14.1%}  {second:15.1%}")
 

@@ -14,10 +14,8 @@ import os
 
 import tiktoken
 
-from config import UserError
-from download import download
-from pretrained.weights import HUB, on_hub, read_json
-from textfile import read_text
+from config import UserError, read_text
+from pretrained.hub import find_beside, read_json
 from tokenizer import EOS, SPECIALS, NFCEncoding
 
 GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -47,23 +45,11 @@ def split_pair(token, ranks):
 
 
 def find_files(source):
-    """{name: path} of those of FILES that are in a folder or on Hugging Face, whence they are downloaded."""
-    source = on_hub(source)
-    if not source.startswith("hf:"):
-        folder = source if os.path.isdir(source) else os.path.dirname(source)
-        paths = {name: os.path.join(folder, name) for name in FILES}
-        return {name: path for name, path in paths.items() if os.path.exists(path)}
-    repo, _, revision = source[3:].partition("@")
-    paths = {}
-    for name in FILES:
-        if "tokenizer.json" in paths and name in ("vocab.json", "merges.txt"):
-            continue  # the same once more
-        try:
-            paths[name] = download(f"{HUB}/{repo}/resolve/{revision or 'main'}/{name}")
-        except UserError as e:
-            if "answers 404" not in str(e):
-                raise
-    return paths
+    """{name: path} of those of FILES that are there and needed: tokenizer.json says what the last two do."""
+    paths = {name: find_beside(source, name) for name in FILES[:2]}
+    if not paths["tokenizer.json"]:
+        paths |= {name: find_beside(source, name) for name in FILES[2:]}
+    return {name: path for name, path in paths.items() if path}
 
 
 def split_pattern(spec):
@@ -157,28 +143,31 @@ def load_tokenizer(source):
     return tok
 
 
-def write_tokenizer_json(tok, folder):
-    """A tiktoken.Encoding to tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer.
+FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
 
-    UserError if its tokens are not all merged of two others, as whole words are.
+
+def spell(tok):
+    """(vocab {letters: number}, merges ["a b"]) of a tiktoken.Encoding; UserError if not all tokens are merged of two.
+
+    Whole words are not.
     """
-    letters = byte_letters()
-    ranks, specials = tok._mergeable_ranks, tok._special_tokens
-
-    def spell(token):
-        return "".join(letters[b] for b in token)
-
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
-    cut = {"type": "Split", "pattern": {"Regex": tok._pat_str}, "behavior": "Isolated", "invert": False}
-    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
-    pairs = [split_pair(t, ranks) for t in sorted(ranks, key=ranks.get) if len(t) > 1]
+    letters, ranks = byte_letters(), tok._mergeable_ranks
+    spelt = {token: "".join(letters[b] for b in token) for token in ranks}
+    pairs = [split_pair(token, ranks) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
     if any(part not in ranks for pair in pairs for part in pair):
         raise UserError(f"{tok.name!r} is none of Hugging Face's")
-    merges = [" ".join(map(spell, pair)) for pair in pairs]
-    added = [{"id": i, "content": name, **flags} for i, name in sorted((i, name) for name, i in specials.items())]
+    return {spelt[token]: i for token, i in ranks.items()}, [f"{spelt[a]} {spelt[b]}" for a, b in pairs]
+
+
+def write_tokenizer_json(tok, folder):
+    """A tiktoken.Encoding to tokenizer.json and tokenizer_config.json, for transformers' AutoTokenizer."""
+    vocab, merges = spell(tok)
+    specials = sorted(tok._special_tokens.items(), key=lambda item: item[1])
+    cut = {"type": "Split", "pattern": {"Regex": tok._pat_str}, "behavior": "Isolated", "invert": False}
+    byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": False, "use_regex": False}
     tokenizer = {
         "version": "1.0",
-        "added_tokens": added,
+        "added_tokens": [{"id": i, "content": name, **FLAGS} for name, i in specials],
         "normalizer": {"type": "NFC"} if isinstance(tok, NFCEncoding) else None,
         "pre_tokenizer": {"type": "Sequence", "pretokenizers": [cut, byte_level]},
         "post_processor": None,
@@ -186,10 +175,26 @@ def write_tokenizer_json(tok, folder):
         "model": {
             "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
             "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": {spell(token): i for token, i in ranks.items()} | specials, "merges": merges,
+            "vocab": vocab | tok._special_tokens, "merges": merges,
         },
     }  # fmt: skip
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": EOS, "eos_token": EOS, "pad_token": EOS}
-    for name, content in ("tokenizer.json", tokenizer), ("tokenizer_config.json", config):
-        with open(os.path.join(folder, name), "w", encoding="utf-8") as f:
-            json.dump(content, f, ensure_ascii=False, indent=1)
+    write_json(os.path.join(folder, "tokenizer.json"), tokenizer)
+    write_json(os.path.join(folder, "tokenizer_config.json"), config)
+
+
+def write_gpt2_tokenizer(tok, folder, context):
+    """GPT-2's, and its added tokens, to vocab.json, merges.txt and tokenizer_config.json, for GPT2Tokenizer."""
+    vocab, merges = spell(tok)
+    config = {"tokenizer_class": "GPT2Tokenizer", "model_max_length": context, "add_prefix_space": False}
+    config |= {"bos_token": EOS, "eos_token": EOS, "unk_token": EOS}
+    config["added_tokens_decoder"] = {i: {"content": name, **FLAGS} for name, i in tok._special_tokens.items()}
+    write_json(os.path.join(folder, "vocab.json"), vocab | {EOS: tok.encode_single_token(EOS)})
+    write_json(os.path.join(folder, "tokenizer_config.json"), config)
+    with open(os.path.join(folder, "merges.txt"), "w", encoding="utf-8") as f:
+        f.write("\n".join(["#version: 0.2", *merges, ""]))
+
+
+def write_json(path, content):
+    with open(path, "w", encoding="utf-8") as f:
+        json.dump(content, f, ensure_ascii=False, indent=1)

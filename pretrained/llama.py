@@ -14,24 +14,20 @@ biases are left. The parameters' names are those in Hugging Face's files, withou
 import math
 import re
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.checkpoint import checkpoint
 
-from coconut import Coconut, ThinkingConfig
-from config import UserError
-from model import Past, place, visible
-from pretrained.weights import describe, find, is_weight, read_json, read_pickle, read_safetensors, some
+from config import UserError, option
+from model import Past, fill, visible
+from pretrained.hub import describe, find, is_weight, read_json, read_tensors, some
 
 
 @dataclass
-class LlamaConfig(ThinkingConfig):
+class LlamaConfig:
     """The defaults are those of SmolLM2-135M."""
 
-    model = "llama"  # no field: what settings.py calls it
     n_layer: int = 30
     n_head: int = 9
     n_kv_head: int = 3  # n_head / n_kv_head query heads share keys and values; 0: each has its own
@@ -46,7 +42,6 @@ class LlamaConfig(ThinkingConfig):
     qk_norm: bool = False  # Qwen3
     tie: bool = True  # the output head is the token embedding
     dropout: float = 0.0
-    gradient_checkpointing: bool = False
 
     def __post_init__(self):
         self.n_kv_head = self.n_kv_head or self.n_head
@@ -97,7 +92,6 @@ class Attention(nn.Module):
 
     def attend(self, q, past, mask):
         """softmax(q k^T / sqrt(hs)) v over the keys of all passes, each for nh / ng heads of q; mask as in model.py."""
-        past = [[x.repeat_interleave(len(q) // len(x), 0) if len(x) < len(q) else x for x in kv] for kv in past]
         k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, ng, K, hs)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None, enable_gqa=True)
@@ -130,7 +124,7 @@ class Block(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x)), past
 
 
-class LlamaBase(nn.Module):
+class Llama(nn.Module):
     def __init__(self, config):
         super().__init__()
         self.config = config
@@ -156,15 +150,13 @@ class LlamaBase(nn.Module):
         tensors, sizes = read_llama(source)
         with torch.device("meta"):  # shapes only: the values come from the file
             model = cls(LlamaConfig(**sizes, dropout=dropout))
-        ours = model.state_dict()
-        wrong = [f"no {k}" for k in ours if k not in tensors] + [f"unknown {k}" for k in tensors if k not in ours]
-        for k in [k for k in ours if k in tensors]:
-            if not is_weight(tensors[k]) or tensors[k].shape != ours[k].shape:
-                wrong.append(f"{k} is {describe(tensors[k])}, expected {[*ours[k].shape]}")
-        if wrong:
-            raise UserError(f"{source}: not the weights that config.json describes: {some(wrong)}")
-        model.load_state_dict({k: t.float() for k, t in tensors.items()}, assign=True)
-        return model
+        odd = [f"{name} {describe(t)}" for name, t in tensors.items() if not is_weight(t)]
+        if odd:
+            raise UserError(f"{source}: these are no weights: {some(odd)}")
+        try:
+            return fill(model, tensors, f"{source}: not the weights that config.json describes")
+        except ValueError as e:
+            raise UserError(str(e)) from None
 
     @property
     def h(self):
@@ -199,20 +191,21 @@ class LlamaBase(nn.Module):
         """Hidden states after the final norm (..., C) -> logits over the next token (..., V)."""
         return F.linear(h, self.embed_tokens.weight if self.config.tie else self.lm_head.weight)
 
-    def read(self, x, real, past=None):
-        """Read input embeddings x (B, T, C), of which real (B, T) bool count, as the continuation of a past.
+    def read(self, x, real=None, past=None):
+        """Read input embeddings x (B, T, C) as the continuation of a past; real (B, T) bool: which of them count.
 
         As in model.py, but nothing is added to x: positions are angles. A past has ng heads of keys, already rotated.
         """
-        T, recompute = x.size(1), self.config.gradient_checkpointing and torch.is_grad_enabled()
-        seen, position = place(real, past)
-        mask = None if past is None else visible(seen, T)  # None: no query can see the padding, which comes later
-        cos, sin = self.rotation(position)
+        if real is None:
+            real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+        seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
+        position = seen.cumsum(1)[:, -x.size(1) :] - 1  # (B, T)
+        mask = None if past is None else visible(seen, x.size(1))  # None: no query can see the padding, which is later
+        cos, sin = self.rotation(position.clamp(min=0))
         x = F.dropout(x, self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.layers):
-            run = partial(checkpoint, block, use_reentrant=False) if recompute else block
-            x, passes = run(x, cos, sin, mask, () if past is None else past.layers[i])
+            x, passes = block(x, cos, sin, mask, () if past is None else past.layers[i])
             states.append(x)
             layers.append(passes)
         states[-1] = self.norm(x)
@@ -227,8 +220,14 @@ class LlamaBase(nn.Module):
         return angle.cos(), angle.sin()
 
 
-class Llama(Coconut, LlamaBase):
-    """One of them that can think: `model(prefix, prefix_len, n_thoughts, suffix, labels)` and `model.generate(...)`."""
+# what configs and flags may say of one that begins with random weights, and what checkpoint.base_classes finds
+settings = {
+    "n_kv_head": (int, option(0, "heads of keys and values, which others share; 0: n_head", least=0, most=1000)),
+    "head_dim": (int, option(0, "width of a head; 0: n_embd / n_head", least=0, most=100_000)),
+    "n_inner": (int, option(0, "width of the MLP; 0: 8/3 n_embd", least=0, most=10**6)),
+    "rope_theta": (float, option(10000.0, "the slowest rotation's period, in 2 pi positions", least=1)),
+}
+base_classes = Llama, LlamaConfig
 
 
 # ---------------------------------------------------------------- from Hugging Face's files
@@ -293,13 +292,13 @@ def is_llama(source):
 
 
 def read_llama(source):
-    """({name: tensor} as LlamaBase names them, the fields of its LlamaConfig); source as in from_pretrained."""
+    """({name: tensor} as Llama names them, the fields of its LlamaConfig); source as in from_pretrained."""
     paths, config_path = find(source)
     if config_path is None:
         raise UserError(f"{source}: no config.json beside the weights, which do not tell everything")
     sizes, tensors = read_config(config_path), {}
     for path in paths:
-        part = read_safetensors(path) if path.endswith(".safetensors") else read_pickle(path)[0]
+        part = read_tensors(path)[0]
         tensors |= {name.removeprefix("model."): t for name, t in part.items()}
     tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", k)}
     head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")

@@ -1,5 +1,5 @@
 """
-How fast is it? Ratios, measured side by side in one run, on problems as long as GSM8K's. (How good: docs/LOG.md.)
+How fast is it? Ratios, measured side by side in one run, on problems as long as those of GSM8K. (How good: LOG.md.)
 
     python -m speed.bench                             # 4 layers x 256, batch 32, one thread of the CPU
     python -m speed.bench --preset=124M               # GPT-2's size, batch 8
@@ -23,7 +23,6 @@ if not __package__:
     raise SystemExit("error: call it as python -m speed.bench, from the project's folder")
 
 import ctypes
-import dataclasses
 import importlib.util
 import multiprocessing
 import random
@@ -35,20 +34,16 @@ from functools import partial
 import numpy as np
 import torch
 
-import batches
 import curriculum
 import data
 from checkpoint import pick_device
 from config import UserError, cli, option, parse
-from curriculum import Row
+from curriculum import Row, config_class, make_model, make_objective, row_for
 from evaluate import length_batches, precision
-from losses import Objective, trained_on
 from model import GPT, GPTConfig
-from run import compile_blocks, new_optimizer
-from settings import TrainConfig
-from speed import fast
+from speed import compiled, fast
 from tokenizer import SPECIALS, make_tokenizer
-from train import train_step
+from train import new_optimizer, train_step
 
 PRESETS = {"small": ((4, 4, 256), 32), "124M": ((12, 12, 768), 8)}  # (n_layer, n_head, n_embd), batch size
 VOCAB = 50257 + len(SPECIALS) - 1  # as GPT-2's tokenizer has it: <|endoftext|> was there before
@@ -80,11 +75,14 @@ class BenchConfig:
     device: str = option("cpu", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
     dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
     compile: bool = option(False, "torch.compile")
+    fast: bool = option(False, "steps of thoughts also with --speed=fast")
     threads: int = option(1, "threads on the CPU", least=1, most=1000)
     peak_tflops: float = option(989.0, "of the GPU in bfloat16, for its utilisation; 989: H100, H200", least=1)
     seed: int = option(1, "decides the lengths of the problems", least=0)
 
     def __post_init__(self):
+        if self.fast and (self.compile or self.device != "cpu"):
+            raise UserError("--fast is for a CPU, and without --compile")
         unknown = {*self.parts} - {*PARTS}
         if unknown:
             raise UserError(f"--parts: expected some of {','.join(PARTS)}, found {min(unknown)!r}")
@@ -92,8 +90,9 @@ class BenchConfig:
 
     def train_config(self, **more):
         """GSM8K's settings, as far as they matter here."""
-        return TrainConfig(tokenizer="gpt2", max_latent_stage=3, c_thought=2, block_size=1024, sort_window=100,
-                           batch_size=self.batch_size, dtype=self.dtype, seed=self.seed, **more)  # fmt: skip
+        settings = {"tokenizer": "gpt2", "max_latent_stage": 3, "c_thought": 2, "block_size": 1024, "sort_window": 100,
+                    "batch_size": self.batch_size, "dtype": self.dtype, "seed": self.seed, **more}  # fmt: skip
+        return config_class(settings)(**settings)
 
 
 def draw_problems(n, seed):
@@ -123,14 +122,17 @@ def without_thoughts(row):
     return row._replace(prefix=row.prefix + [TOKEN] * row.n, n=0)
 
 
-def new_model(args, device, faster=False, **settings):
+def new_base(args):
     n_layer, n_head, n_embd = PRESETS[args.preset][0]
     torch.manual_seed(0)
-    model = GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB, **settings)).to(device)
+    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB))
+
+
+def new_model(args, cfg, device, tok=None, faster=False):
+    model = make_model(new_base(args), cfg, tok).to(device)
     if args.compile:
-        compile_blocks(model)
-        return model
-    return fast.speed_up(model) if faster and device == "cpu" else model
+        compiled.speed_up(model)
+    return fast.speed_up(model) if faster else model
 
 
 def take_turns(variants, args):
@@ -153,7 +155,7 @@ def ratio(a, b):
 
 def sorted_batches(args, problems, cfg):
     """Problems in batches as train.py makes them."""
-    order = [i for i, _ in batches.epoch_order(problems, 3, np.random.default_rng(args.seed), cfg)]
+    order = [i for i, _ in data.epoch_order(problems, 3, np.random.default_rng(args.seed), cfg)]
     return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
 
 
@@ -167,10 +169,12 @@ def print_values(**values):
 
 
 def measure_steps(args, device):
-    cfg = args.train_config()
+    cfg, kinds = args.train_config(), ["plain", "tokens"]
+    if args.fast:
+        kinds.insert(1, "fast")
     chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
-    kinds = ("plain", "fast", "tokens") if device == "cpu" else ("plain", "tokens")  # fast.py is for the CPU only
-    objectives = {kind: Objective(new_model(args, device, faster=kind == "fast")) for kind in kinds}
+    models = {kind: new_model(args, cfg, device, faster=kind == "fast") for kind in kinds}
+    objectives = {kind: make_objective(model, cfg, None) for kind, model in models.items()}
     optimizers = {kind: new_optimizer(objective, cfg) for kind, objective in objectives.items()}
 
     def step(n, kind):
@@ -188,20 +192,23 @@ def measure_steps(args, device):
     n_parameters = sum(p.numel() for p in objectives["tokens"].parameters())
     print(f"\ntraining step, {args.preset} ({n_parameters / 1e6:.1f} M parameters), batch {args.batch_size}")
     print("         ms a step with so many       over the step with tokens")
-    print("number  thoughts  with --fast  tokens  thoughts  with --fast  tokens/s" + "  used" * (device != "cpu"))
+    title = "number  thoughts  with --fast  tokens  thoughts  with --fast  tokens/s"
+    print(title + "  used" if device != "cpu" else title)
     lengths = [(len(p.question), sum(map(len, p.steps[3:]))) for b in chosen[1 : args.rounds + 1] for p in b]
     mean = sum(q + s + 2 + ANSWER for q, s in lengths) / len(lengths)  # tokens of a row without thoughts
-    faster = kinds[-2]  # on a GPU there is no such kind: plain once more
+    over = {(n, kind): ratio(seconds[n, kind], seconds[n, "tokens"]) for n in args.thoughts for kind in kinds}
     for n in args.thoughts:
-        plain, quick, tokens = (1000 * statistics.median(seconds[n, kind]) for kind in ("plain", faster, "tokens"))
-        over = [ratio(seconds[n, kind], seconds[n, "tokens"]) for kind in ("plain", faster)]
-        per_second = 1000 * (mean + n) * args.batch_size / plain
+        ms = {kind: 1000 * statistics.median(seconds[n, kind]) for kind in kinds}
+        per_second = 1000 * (mean + n) * args.batch_size / ms["plain"]
+        quick = (f"{ms['fast']:.0f}", f"{over[n, 'fast']:.2f}") if args.fast else ("-", "-")
+        line = f"{n:>6}  {ms['plain']:>8.0f}  {quick[0]:>11}  {ms['tokens']:>6.0f}  {over[n, 'plain']:>8.2f}"
+        line += f"  {quick[1]:>11}  {per_second:>8.0f}"
         used = 6 * n_parameters * per_second / (args.peak_tflops * 1e12)  # forward and backward: 6 operations a weight
-        line = f"{n:>6}  {plain:>8.0f}  {quick:>11.0f}  {tokens:>6.0f}  {over[0]:>8.2f}  {over[1]:>11.2f}"
-        print(f"{line}  {per_second:>8.0f}" + f"  {used:>4.0%}" * (device != "cpu"))
+        print(f"{line}  {used:>4.0%}" if device != "cpu" else line)
     for n in args.thoughts:
-        for name, kind in (("", "plain"), ("_with_fast", faster)):
-            print_values(**{f"step_over_plain{name}_n{n}": ratio(seconds[n, kind], seconds[n, "tokens"])})
+        print_values(**{f"step_over_plain_n{n}": over[n, "plain"]})
+        if args.fast:
+            print_values(**{f"step_over_plain_with_fast_n{n}": over[n, "fast"]})
     if device != "cpu":
         print_values(host_ms_per_thought=host_time(objectives["plain"], cfg, chosen[0]))
     if "transformers" in seconds and 6 in args.thoughts:
@@ -209,11 +216,12 @@ def measure_steps(args, device):
 
 
 def measure_feedbacks(args, device):
-    cfg, n = args.train_config(), max(args.thoughts)
-    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
+    n = max(args.thoughts)
+    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
 
     def step(feedback):
-        objective = Objective(new_model(args, device, feedback=feedback))
+        cfg = args.train_config(feedback=feedback)
+        objective = make_objective(new_model(args, cfg, device), cfg, None)
         optimizer = new_optimizer(objective, cfg)
         return lambda i: train_step(objective, optimizer, [make_row(p, n) for p in chosen[i % len(chosen)]], cfg)
 
@@ -226,33 +234,35 @@ def measure_feedbacks(args, device):
 KINDS = {  # what they are called here, and the settings of each
     "cot": {"method": "cot"},
     "coconut": {"method": "coconut"},
-    "coconut_3_passes": {"method": "coconut", "passes": 3},
-    "coconut_6_in_place": {"method": "coconut", "passes": 6, "in_place": True},
+    "coconut_3_passes": {"method": "coconut+pccot", "passes": 3, "losses": ("teacher:0", "distance:0")},
+    "coconut_6_in_place": {"method": "coconut+lotus", "passes": 6, "losses": ("step_tokens:0",)},
     **{name: {"method": name} for name in ("simcot", "codi", "pccot", "lotus")},
     "simcot_head": {"method": "simcot", "decoder": "head"},
 }
 
 
 def measure_methods(args, device):
-    """All of them train the same model, on the same problems."""
+    """All of them train models of the same size, on the same problems."""
     tok = make_tokenizer("words", map(str, range(50_000)))  # knows the tokens of draw_problems
     chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
-    model, variants, shared = new_model(args, device), {}, None
+    base, variants, optimizers = new_base(args).to(device), {}, {}
+    if args.compile:
+        compiled.speed_up(curriculum.Coconut(base))
     for name, settings in KINDS.items():
         cfg = args.train_config(pad_latent_to_max=True, **settings)
-        objective = Objective(model, trained_on(cfg)).to(device)
-        shared = shared or new_optimizer(model, cfg)
-        optimizer = new_optimizer(objective, cfg) if objective.parts else shared
+        model = make_model(base, cfg, tok).to(device)
+        objective = make_objective(model, cfg, tok).to(device)
+        trained = frozenset(objective.parameters())  # one optimizer for all that train the same
+        optimizer = optimizers.setdefault(trained, new_optimizer(objective, cfg))
 
         def step(i, cfg, objective, optimizer):
-            model.config.passes, model.config.in_place = cfg.passes, cfg.in_place
             stage = 0 if cfg.method == "cot" else cfg.max_latent_stage + 1
-            rows = [curriculum.make_row(p, stage, cfg, tok) for p in chosen[i % len(chosen)]]
+            rows = [row_for(p, stage, cfg, tok) for p in chosen[i % len(chosen)]]
             train_step(objective, optimizer, rows, cfg)
 
-        for n in filter(None, args.thoughts if name != "cot" else (1,)):
+        for n in filter(None, (1,) if name == "cot" else args.thoughts):
             c = n // 3 if n % 3 == 0 else 1  # for three steps, as GSM8K has them
-            of = dataclasses.replace(cfg, c_thought=c, max_latent_stage=n // c)
+            of = curriculum.change(cfg, c_thought=c, max_latent_stage=n // c)
             variants[name, n] = partial(step, cfg=of, objective=objective, optimizer=optimizer)
     seconds = take_turns(variants, args)
     ns = [n for n in args.thoughts if n]
@@ -265,9 +275,8 @@ def measure_methods(args, device):
     for name in "coconut_3_passes", "coconut_6_in_place":
         slower = [n for n in ns if ratio(seconds[name, n], seconds["coconut", n]) >= 1]
         sooner = [n for n in ns if n > max(slower, default=0)]
-        print(
-            f"{name} takes less than coconut " + (f"from {min(sooner)} thoughts on" if sooner else "for none of them")
-        )
+        since = f"from {min(sooner)} thoughts on" if sooner else "for none of them"
+        print(f"{name} takes less than coconut {since}")
     for name in [*KINDS][1:]:
         print_values(**{f"{name}_over_cot_n{n}": ratio(seconds[name, n], cot) for n in ns})
 
@@ -276,11 +285,11 @@ def host_time(objective, cfg, problems):
     """What a thought costs the CPU that feeds a GPU, forward and backward, in ms: it must not wait for the GPU."""
     took = {}
     for n in (4, 4, 20):  # the first is for warming up
-        batch = batches.collate([make_row(p, n) for p in problems], next(objective.parameters()).device)
+        batch = data.collate([make_row(p, n) for p in problems], next(objective.parameters()).device)
         torch.cuda.synchronize()
         began = time.perf_counter()
         with precision(cfg, batch.prefix.device):
-            loss = objective(batch)["ce"][0]
+            loss = objective(batch)["ce"]
         loss.backward()
         took[n] = time.perf_counter() - began
         torch.cuda.synchronize()
@@ -327,17 +336,18 @@ def measure_generation(args, device):
 
     Ours are answered as evaluation does it, in batches of similar length.
     """
-    model = new_model(args, device).eval()
-    other, cfg = transformers_model(args, device).eval(), args.train_config()
+    cfg = args.train_config()
+    model, other = new_model(args, cfg, device).eval(), transformers_model(args, device).eval()
     problems = [p.question + [TOKEN] for p in draw_problems(args.generate, args.seed)]
 
     @torch.no_grad()
     def ours(questions):
         rows = [Row(q, 6, [EOT], []) for q in questions]
         for chosen in length_batches(rows, len(rows)):
-            prefix, prefix_len, n, suffix, *_ = batches.collate([rows[i] for i in chosen], device)
-            with precision(cfg, prefix.device):
-                assert model.generate(prefix, prefix_len, n, suffix, args.new_tokens).size(1) == args.new_tokens
+            batch = data.collate([rows[i] for i in chosen], device)
+            segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix
+            with precision(cfg, batch.prefix.device):
+                assert model.generate(*segments, args.new_tokens).size(1) == args.new_tokens
 
     def theirs(questions):
         width, new = max(map(len, questions)), args.new_tokens + 6
@@ -361,7 +371,7 @@ def added_memory(args, n):
     """Bytes that a training step with n thoughts adds at its peak, gradients included."""
     torch.set_num_threads(args.threads)
     device, cfg = pick_device(args.device), args.train_config()
-    model = Objective(new_model(args, device))
+    model = make_objective(new_model(args, cfg, device), cfg, None)
     optimizer = new_optimizer(model, cfg)
     chosen = sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
     train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
@@ -399,7 +409,7 @@ def measure_memory(args):
 def padding_share(problems, stage, cfg):
     """The share of positions in an epoch's batches that are padding."""
     cells, used = 0, 0
-    order = batches.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)
+    order = data.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)
     for k in range(0, len(order), cfg.batch_size):
         rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
         lengths = np.array([(len(row.prefix), len(row.suffix)) for row in rows])
@@ -413,8 +423,10 @@ def measure_padding(args):
         problems = data.encode(data.load_json(args.file), cfg, make_tokenizer("gpt2"))
     else:
         problems = draw_problems(20_000, args.seed)
-    shares = {(w, stage): padding_share(problems, stage, dataclasses.replace(cfg, batch_size=32, sort_window=w))
-              for w in (1, cfg.sort_window) for stage in (0, 3)}  # fmt: skip
+    shares = {}
+    for window in 1, cfg.sort_window:
+        of = curriculum.change(cfg, batch_size=32, sort_window=window)
+        shares |= {(window, stage): padding_share(problems, stage, of) for stage in (0, 3)}
     print(f"\npadding in batches of 32 ({args.file or 'drawn lengths'}, {len(problems):,} problems)")
     print("stage  random  sorted by length")
     for stage in (0, 3):

@@ -1,15 +1,16 @@
 """
-The same numbers sooner, for large models on a CPU: `--fast`, which is `fast.speed_up(model)` in run.py. Without it
-everything works, too, and small models take no longer (docs/LOG.md).
+--speed=fast: the same numbers sooner, on a CPU, for models whose weights are larger than its caches (docs/speed.md).
 
 With one position per row, x W^T costs what reading W costs, and a gradient of W for each thought three more such trips.
-So thoughts put x and dy aside, and one product serves all of them. (A GPU waits for launches instead: there it is off.)
+So each thought stores its input and its output's gradient, one product then gives the weight's gradient. (A GPU waits
+for launches instead: there it is off.)
 """
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
+from config import UserError
 from model import CausalSelfAttention
 
 STEP = None  # while a model thinks with gradients: {W: (the same for all its uses, what they have put aside)}
@@ -64,28 +65,23 @@ class Linear(nn.Linear):
         return y if self.bias is None else y + self.bias
 
 
-def product(x, w, aside):
-    """x (B, nh, T, d) times the transpose of W (G, nh, K, d), each row of which serves B / G of x's."""
-    (B, nh, T, d), G = x.shape, len(w)
-    y = PutAside.apply(x.view(G, -1, nh, T, d).transpose(1, 2).reshape(G, nh, -1, d), w, aside)
-    return y.view(G, nh, B // G, T, -1).transpose(1, 2).reshape(B, nh, T, -1)
-
-
 class Attention(CausalSelfAttention):
     def attend(self, q, past, mask):
         if STEP is None or len(past) == 1:
             return super().attend(q, past, mask)
         (k, v), *since = past  # what was read first is not copied
         since_k, since_v = (torch.cat(passes, 2) for passes in zip(*since))
-        scores = torch.cat((product(q, *gathered(k)), q @ since_k.mT), -1) / q.size(-1) ** 0.5
+        scores = torch.cat((PutAside.apply(q, *gathered(k)), q @ since_k.mT), -1) / q.size(-1) ** 0.5
         p = F.dropout(scores.masked_fill(~mask, -torch.inf).softmax(-1), self.dropout, self.training)  # (B, nh, T, K)
-        return product(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
+        return PutAside.apply(p[..., : k.size(2)], *gathered(v, transpose=True)) + p[..., k.size(2) :] @ since_v
 
 
 class FastThinking:
+    fast = True  # for recompute.py and compiled.py, which do not go together with this
+
     def think(self, prefix, *args, **settings):
         global STEP
-        plain = self.config.gradient_checkpointing or torch.is_autocast_enabled("cpu") or prefix.is_cuda
+        plain = torch.is_autocast_enabled("cpu") or prefix.is_cuda
         STEP = None if plain or not torch.is_grad_enabled() else {}
         try:
             return super().think(prefix, *args, **settings)
@@ -99,6 +95,8 @@ def speed_up(model):
     The attention of pretrained/llama.py is left as it is: where heads share their keys there is less to copy, and
     nothing was gained.
     """
+    if any("forward" in vars(block) for block in model.base.h):
+        raise UserError("speed: fast goes together with neither recompute nor compiled: expected one of them")
     for module in model.modules():
         module.__class__ = {nn.Linear: Linear, CausalSelfAttention: Attention}.get(type(module), type(module))
     model.__class__ = type(type(model).__name__, (FastThinking, type(model)), {})

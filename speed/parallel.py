@@ -1,71 +1,30 @@
 """
-One training run on several processes, which torchrun starts. Without torchrun there is one, and all this does nothing.
+One training run on several processes, which torchrun starts.
 
     torchrun --nproc_per_node=8 train.py configs/gsm8k.py                      # eight GPUs of one machine
     torchrun --nnodes=2 --nproc_per_node=8 --rdzv_backend=c10d --rdzv_endpoint=HOST:29500 train.py configs/gsm8k.py
 
-The data and out_dir have to be where all machines find them. Each process has the whole model and takes every WORLD-th
+The data and out_dir have to be where all machines find them. Each process has the whole model and takes every size-th
 example of a step; the gradients are averaged. Settings mean the same as for one process: batch_size is that of all of
 them together.
 
---shard is for models whose optimizer is too large for one GPU: between two steps each process keeps its part only of
-weights, gradients and moments (FSDP2). The weights are put together once a step and not for every pass, since processes
-may differ in their numbers of passes: the longest thinking of their examples decides.
+--speed=shard is for models whose optimizer is too large for one GPU: between two steps each process keeps its part only
+of weights, gradients and moments (FSDP2). The weights are put together once a step and not for every pass, since
+processes may differ in their numbers of passes: the longest thinking of their examples decides.
 """
 
 import os
-import sys
 from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 
-RANK, WORLD = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-
-
-def quiet():
-    """From here on only the first process prints; an error, on stderr, is said by each that has it."""
-    if RANK > 0:
-        sys.stdout = open(os.devnull, "w")
-
-
-def start(device):
-    """Join the other processes; returns the device of this one."""
-    if WORLD == 1:
-        return device
-    if device.startswith("cuda"):
-        torch.cuda.set_device(device)
-    if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
-    return device
-
-
-def stop():
-    """Leave the other processes, all at the same time: one that is left alone may be aborted although it has ended."""
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
-
-
-def wrap(objective, shard):
-    """An Objective (losses.py) as train_step calls it."""
-    if WORLD == 1:
-        return objective
-    if not shard:
-        own = any(name.startswith(objective.model.OWN) for name, _ in objective.model.named_parameters())
-        parts = len(objective.parts) > 0
-        return DistributedDataParallel(objective, find_unused_parameters=own or parts)  # not every step thinks
-    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, and seldom needed
-
-    model = objective.model
-    mesh = dist.device_mesh.init_device_mesh(next(model.parameters()).device.type, (WORLD,))
-    for module in (*model.h, model):
-        fully_shard(module, mesh=mesh, reshard_after_forward=False)
-    model.set_reshard_after_backward(False)
-    for name in ("think", "generate"):
-        register_fsdp_forward_method(model, name)
-    return objective
+import checkpoint
+import data
+from config import UserError
+from evaluate import precision
+from train import take_step
 
 
 def is_sharded(model):
@@ -88,6 +47,19 @@ def backward(objective, last):
         yield
 
 
+def add(x):
+    """The sum of a tensor over all processes, on each of them."""
+    dist.all_reduce(x)
+    return x
+
+
+def largest(number, device):
+    """The largest of the processes' numbers, on each of them."""
+    number = torch.tensor(number, device=device)
+    dist.all_reduce(number, dist.ReduceOp.MAX)
+    return int(number)
+
+
 def gradient_norm(objective, limit):
     """The norm of the whole gradient, which is scaled down to `limit` if that is not 0."""
     parameters = list(objective.parameters())
@@ -98,58 +70,111 @@ def gradient_norm(objective, limit):
     return norm.full_tensor() if hasattr(norm, "full_tensor") else norm
 
 
-def state_dicts(objective, optimizer, moments):
-    """(weights of the model, moments of the optimizer or None), whole; all processes have to call this together."""
-    model = objective.model
-    if not is_sharded(model):
-        return model.state_dict(), optimizer.state_dict() if moments else None
-    from torch.distributed.checkpoint import state_dict
+def gather_first(model, gathering, plain):
+    """A method that puts the weights together, but only if they are apart.
 
-    options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
-    if moments:
+    Else gradients would be exchanged, and forgotten, as soon as they reach the method's input: a shared past, thoughts
+    that are given.
+    """
+
+    def call(*args, **settings):
+        apart = hasattr(next(model.parameters()), "full_tensor")
+        return gathering(*args, **settings) if apart else plain(*args, **settings)
+
+    return call
+
+
+class Team(checkpoint.Alone):
+    def __init__(self):
+        self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        self.device = "cpu"
+
+    def start(self, device):
+        if device.startswith("cuda"):
+            torch.cuda.set_device(device)
+        if not dist.is_initialized():
+            dist.init_process_group("nccl" if device.startswith("cuda") else "gloo")
+        self.device = device
+        return device
+
+    def stop(self):
+        """All at the same time: one that is left alone may be aborted although it has ended."""
+        if dist.is_initialized():
+            dist.barrier()
+            dist.destroy_process_group()
+
+    def share(self, items):
+        return items[self.rank :: self.size]
+
+    def gather(self, items):
+        """In the old order, on every process: lists of objects that can be pickled."""
+        parts = [None] * self.size
+        dist.all_gather_object(parts, items)
+        return [parts[i % self.size][i // self.size] for i in range(sum(map(len, parts)))]
+
+    def any_of(self, flag):
+        return bool(add(torch.tensor(int(flag), device=self.device)))
+
+    def wrap(self, objective, speed=()):
+        if "shard" not in speed:
+            unused = len(list(objective.parameters())) > len(list(objective.model.base.parameters()))
+            return DistributedDataParallel(objective, find_unused_parameters=unused)  # not every step thinks
+        if objective.own_state():
+            raise UserError("this method trains something of its own, which --speed=shard does not spread")
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method  # slow to import, seldom needed
+
+        model = objective.model
+        mesh = dist.device_mesh.init_device_mesh(next(model.parameters()).device.type, (self.size,))
+        for module in (*model.base.h, model):
+            fully_shard(module, mesh=mesh, reshard_after_forward=False)
+        model.set_reshard_after_backward(False)
+        for name in ("think", "generate", "embed", "mix"):  # of these one is called first
+            plain = getattr(model, name)
+            register_fsdp_forward_method(model, name)
+            setattr(model, name, gather_first(model, getattr(model, name), plain))
+        return objective
+
+    def states(self, objective, optimizer):
+        """Whole; all processes have to call this together."""
+        model = objective.model
+        if not is_sharded(model):
+            return super().states(objective, optimizer)
+        from torch.distributed.checkpoint import state_dict
+
+        options = state_dict.StateDictOptions(full_state_dict=True, cpu_offload=True)
         return state_dict.get_state_dict(model, optimizer, options=options)
-    return state_dict.get_model_state_dict(model, options=options), None
 
+    def load_optimizer(self, objective, optimizer, state):
+        """The counterpart for the optimizer; a model is loaded before it is sharded."""
+        if not is_sharded(objective.model):
+            super().load_optimizer(objective, optimizer, state)
+            return
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
 
-def load_optimizer(objective, optimizer, state):
-    """The counterpart for the optimizer; a model is loaded before it is sharded."""
-    if not is_sharded(objective.model):
-        return optimizer.load_state_dict(state)
-    from torch.distributed.checkpoint.state_dict import StateDictOptions, set_optimizer_state_dict
+        options = StateDictOptions(full_state_dict=True)
+        set_optimizer_state_dict(objective.model, optimizer, state, options=options)
 
-    options = StateDictOptions(full_state_dict=True)
-    return set_optimizer_state_dict(objective.model, optimizer, state, options=options)
-
-
-def share(items):
-    """This process's share of a list: every WORLD-th item."""
-    return items[RANK::WORLD]
-
-
-def gather(items):
-    """What share() has dealt out, in the old order again and on every process: lists of objects that can be pickled."""
-    if WORLD == 1:
-        return items
-    parts = [None] * WORLD
-    dist.all_gather_object(parts, items)
-    return [parts[i % WORLD][i // WORLD] for i in range(sum(map(len, parts)))]
-
-
-def add(x):
-    """The sum of a tensor over all processes, on each of them."""
-    if WORLD > 1:
-        dist.all_reduce(x)
-    return x
-
-
-def largest(number, device):
-    """The largest of the processes' numbers, on each of them."""
-    if WORLD == 1:
-        return number
-    dist.all_reduce(number := torch.tensor(number, device=device), dist.ReduceOp.MAX)
-    return int(number)
-
-
-def any_of(flag, device):
-    """Whether any process says so: they have to agree before they stop or save, or some would wait for ever."""
-    return bool(add(torch.tensor(int(flag), device=device))) if WORLD > 1 else flag
+    def train_step(self, objective, optimizer, rows, cfg):
+        """train.train_step for several: each takes its share of the rows, and all end with the same weights."""
+        device, plain = next(objective.parameters()).device, getattr(objective, "module", objective)  # DDP's wrapping
+        weights, share = plain.weights, self.share(rows)
+        micros = [data.collate(micro, device) for micro in data.micro_batches(share, cfg)] if share else []
+        # Every process must run equally many backward passes, or DDP hangs: who has fewer repeats a row that counts 0.
+        n_own, n_all = len(micros), largest(len(micros), device)
+        micros += [data.collate(rows[:1], device)] * (n_all - n_own)
+        counts = [plain.counts(micro) for micro in micros[:n_own]]
+        counts = torch.tensor([sum(int(c[name]) for c in counts) for name in weights], device=device)
+        counts = dict(zip(weights, add(counts).clamp(min=1)))  # of all micro-batches of all processes
+        total = torch.zeros(len(weights), device=device)
+        for i, micro in enumerate(micros):
+            with backward(objective, last=i == n_all - 1):
+                with precision(cfg, device):
+                    losses = objective(micro)
+                means = torch.stack([losses[name] / counts[name] for name in weights]) * (i < n_own)
+                loss = sum(weight * mean for weight, mean in zip(weights.values(), means))
+                (loss * self.size).backward()  # DDP takes the mean over the processes, where their sum is wanted
+            total = total + means.detach()
+        total = dict(zip(weights, add(total)))
+        total = {"loss": sum(weights[name] * value for name, value in total.items()), **total}
+        take_step(optimizer, total["loss"], gradient_norm(objective, cfg.grad_clip))
+        return total

@@ -1,38 +1,24 @@
 """
-Questions about graphs: search; as texts, with the grading of answers; as tokens, for training from scratch.
+Questions about graphs: as texts, with the grading of paths; as tokens, drawn anew for training from scratch.
 
-What is measured with it, and shown: lab/analyze.py. How such questions are made: prepare_hops.py, prepare_prosqa.py.
+With --task=graphs each training problem's nodes get new names and its edges a new order, each time that it is read, and
+--questions=8 asks further questions about the same graph, whose edges are read once for all of them. What is measured
+with it, and shown: lab/analyze.py. How such questions are made: prepare_hops.py, prepare_prosqa.py.
 """
 
 import re
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, count, islice
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from config import UserError
-
-
-def children(edges):
-    """{node: [where its edges lead]} of pairs of nodes."""
-    found = {}
-    for a, b in edges:
-        found.setdefault(a, []).append(b)
-    return found
-
-
-def search(neighbours, starts):
-    """Breadth-first: ({node: fewest edges from any of the starts}, {node: number of shortest paths})."""
-    distance, paths = dict.fromkeys(starts, 0), dict.fromkeys(starts, 1)
-    queue = list(distance)
-    for a in queue:  # which grows meanwhile
-        for b in neighbours.get(a, ()):
-            if b not in distance:
-                distance[b], paths[b] = distance[a] + 1, 0
-                queue.append(b)
-            paths[b] += paths[a] * (distance[b] == distance[a] + 1)
-    return distance, paths
+import curriculum
+from config import UserError, option
+from curriculum import Row
+from data import size
+from prepare_prosqa import check_fields, children, search
 
 
 def walk(neighbours, start, n):
@@ -67,31 +53,6 @@ class Graph(NamedTuple):
     def frontier(self, n):
         """The nodes where a walk of n steps from the root can end."""
         return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
-
-
-def check_fields(problem, nodes=("root", "target", "neg_target")):
-    """ValueError with the key of the first graph field that is missing or not what it should be.
-
-    problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
-    """
-    symbols = problem.get("idx_to_symbol")
-    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
-        raise ValueError("expected 'idx_to_symbol' to be a list of names")
-
-    def is_node(v):
-        return type(v) is int and 0 <= v < len(symbols)
-
-    edges = problem.get("edges")
-    if not isinstance(edges, list):
-        raise ValueError("expected 'edges' to be a list of pairs of nodes")
-    for edge in edges:
-        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
-            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
-    for key in nodes:
-        if not is_node(problem.get(key)):
-            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
-    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
-        raise ValueError("its 'target' cannot be reached from its 'root'")
 
 
 def graph_of(problem):
@@ -304,3 +265,67 @@ def more_questions(problem, n, cfg, tok, rng):
         steps = [[*step[: at[0]], node, *step[at[0] + 1 :]] for node in path[1:]]
         made.append(problem._replace(question=question, steps=steps, answer=answer))
     return made
+
+
+# ---------------------------------------------------------------- the task
+
+
+def without(row, n):
+    """A Row that begins n tokens later, and so do the Rows in it."""
+    extra = {name: without(value, n) if isinstance(value, Row) else value for name, value in row.extra.items()}
+    return row._replace(prefix=row.prefix[n:], extra=extra)
+
+
+class Task(curriculum.Task):
+    settings = {
+        "names": (str, option("", "what is a node, a regex: nodes are renamed, and edges shuffled, each time")),
+        "questions": (int, option(1, "questions about each graph, read once for all", least=1, most=1000)),
+    }  # fmt: skip
+
+    def __init__(self, cfg, tok):
+        super().__init__(cfg, tok)
+        self.numbers = count()  # of the graphs, as they are drawn
+        try:
+            re.compile(cfg.names)
+        except re.error as e:
+            raise UserError(f"names = {cfg.names!r} is not a regular expression: {e}") from None
+        if not cfg.names:
+            raise UserError(r"--task=graphs needs --names=REGEX, which says what is a node, such as ' \d+'")
+
+    def check(self, problems, path):
+        """UserError unless the setting `names` fits the problems, as far as the first 1,000 show."""
+        for i, problem in enumerate(islice(problems, 1000)):
+            try:
+                check_graph(problem, self.cfg, self.tok)
+            except UserError as e:
+                raise UserError(f"{path}: example {i}: {e}") from None
+
+    def rows(self, problem, stage, rng):
+        """The problem, renamed, and further questions; what all begin with, the edges, goes to extra["shared"]."""
+        cfg, tok = self.cfg, self.tok
+        asked, shared = [augment(problem, cfg, tok, rng)], []
+        if cfg.questions > 1:
+            shared = asked[0].question[: -len(read_graph(asked[0].question, cfg, tok)[2])]
+            asked += more_questions(asked[0], cfg.questions - 1, cfg, tok, rng)
+        rows = [curriculum.row_for(each, stage, cfg, tok, rng) for each in asked]
+        longest = max(max(sum(size(row)[i : i + 4]) for i in range(0, len(size(row)), 4)) for row in rows)
+        if longest > cfg.block_size:  # data.load has seen the questions in the file, but not what is drawn
+            text = tok.decode(problem.question)[:60]
+            raise UserError(f"a question drawn about {text!r} takes {longest} positions: raise block_size")
+        if not shared:
+            return rows
+        more = {"shared": shared, "graph": next(self.numbers)}
+        rows = [without(row, len(shared)) for row in rows]
+        return [row._replace(extra=row.extra | more) for row in rows]
+
+    def read_shared(self, model, batch):
+        """The past of each graph's edges, for all of its questions that follow one another in the batch."""
+        shared = batch.extra.get("shared")  # (B, P'), -1 where there is none
+        if shared is None:
+            return None
+        graph = batch.extra["graph"]  # (B,), on the CPU
+        new = torch.cat((torch.tensor([True]), graph[1:] != graph[:-1]))  # (B,) whether a graph begins here
+        first, number = new.nonzero()[:, 0], new.cumsum(0) - 1  # (G,) where each begins; (B,) which one a row is about
+        graphs = shared[first.to(shared.device, non_blocking=True)]  # (G, P')
+        _, past = model.read(model.embed(graphs.clamp(min=0)), graphs >= 0)
+        return past.select(number.to(shared.device, non_blocking=True))

@@ -6,7 +6,7 @@ Make problems of arithmetic with names: each variable is defined by another, and
 
 "a b+6" says that b is a+6, and all numbers are modulo 7: 4+6 is 3. In the first step there is nothing to be worked
 out; each of the other four needs the one before it. The question does not need g, a distractor: it is defined by e
-(or by another distractor). Names stand in the order of thinking, so that what follows can be looked up (docs/LOG.md).
+(or by another distractor). Names stand in the order of thinking, so that what follows can be looked up (LOG.md).
 
 Every step matters: nothing is added that is 0, and nothing multiplied by what has no inverse, so that another number
 to begin with means another answer, and all answers are equally likely. No problem occurs twice in the three files, in

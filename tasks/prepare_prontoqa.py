@@ -27,9 +27,8 @@ import random
 from dataclasses import dataclass
 from itertools import cycle
 
-from config import UserError, cli, option, parse
+from config import UserError, cli, option, parse, read_text
 from data import write_splits
-from textfile import read_text
 
 CONCEPTS = [start + end for start in "b d f g h j l n r s t v w y z".split() for end in ("umpus", "ompus")]
 PROPERTIES = """angry bitter blue bright brown cold dull fast flat green happy heavy hot kind large light liquid

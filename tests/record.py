@@ -324,26 +324,90 @@ cases()
 
 # ================================================================ ADAPTER: all that knows the project
 #
-# Written for 7185c79. What functions return is plain: the project's own objects (a Setup's fields, rows, an objective)
-# are only handed from one function of the adapter to another.
+# What functions return is plain: the project's own objects (a Setup's fields, rows, an objective) are only handed from
+# one function of the adapter to another. Settings are kept as 7185c79 had them (record_settings.json.gz).
 
-import batches  # noqa: E402
+import checkpoint  # noqa: E402
 import curriculum  # noqa: E402
 import data  # noqa: E402
-from checkpoint import new_model  # noqa: E402
 from config import UserError, parse  # noqa: E402
-from evaluate import evaluate, most_thoughts  # noqa: E402
-from losses import Objective, trained_on  # noqa: E402
-from settings import TrainConfig  # noqa: E402
+from evaluate import evaluate  # noqa: E402
+from methods._hits import hits  # noqa: E402
+from pretrained.format4 import GONE, ONLY_LLAMA, new_method  # noqa: E402
 from tokenizer import EOS, make_tokenizer  # noqa: E402
 
-RENAMED = {}  # {a setting's name at 7185c79: its name now}
-OTHER = {"fixed_positions", "fast"}  # settings that are not compared: they came, or went, after 7185c79
 
-
-def rename(name):
+def rename(name, cfg):
     """A parameter's name in 7185c79's Objective ("model.wte.weight", "parts.decoder.model.wte.weight"), from ours."""
+    if name == "model.own.weight":
+        return "model.thought_vectors"
+    if name.startswith("model.feedback.parts."):
+        _, _, _, number, rest = name.split(".", 4)
+        parts = cfg.feedback.split("+")
+        if parts[int(number)] == "vector":
+            return "model.thought_vectors"
+        several = len([part for part in parts if part != "vector"]) > 1
+        return f"model.feedback.parts.{number}.{rest}" if several else f"model.feedback.{rest}"
+    for now, then in {"model.base.": "model.", "decoder.": "parts.decoder.model.",
+                      "project.": "parts.seq_vcr.project."}.items():  # fmt: skip
+        if name.startswith(now):
+            return then + name.removeprefix(now)
     return name
+
+
+def old_name(loss, objective):
+    """What a loss was called."""
+    cfg = objective.task.cfg
+    if loss == "distance":
+        return "distance_layers" if objective.first_layer == 1 else "distance"
+    if loss == "decoder":
+        return "thoughts" if cfg.decoder == "head" else "decoder"
+    return {"sets": "thoughts", "step_tokens": "thoughts"}.get(loss, loss)
+
+
+def translate(old):
+    """The project's settings, {name: value}, from those of 7185c79."""
+    method, own = new_method(old)
+    names, weights = method.split("+"), dict(text.partition(":")[::2] for text in old["losses"])
+    tells = old["thought_targets"] == "tokens" and "sets" not in names and "lotus" not in names
+    if "simcot" in names and old["decoder"] == "head" and tells:  # is told all tokens: then it is coconut+sets
+        names, weights = ["coconut", "sets"], {"sets": ""}
+        own = {"thought_targets": "tokens"}
+    if "simcot" in names and old["method"] == "simcot" and old["thought_targets"] and old["decoder"] == "model":
+        names.append("sets")
+        own |= {"thought_targets": old["thought_targets"]}
+    if not {"codi", "pccot"} & {*names} and {"teacher", "distance", "distance_layers"} & weights.keys():
+        names.append("codi")
+    if "seq_vcr" in weights:
+        names.append("seq_vcr")
+    losses = {}
+    for name, weight in weights.items():
+        if name in ("thoughts", "members"):
+            name = "step_tokens" if "lotus" in names else "sets" if name == "thoughts" else name
+        name = "ponder" if name == "ce" and old["stop"] == "ponder" else name
+        losses[name.replace("distance_layers", "distance")] = weight or "1"
+    if "sets" in names and old["losses"] and "thoughts" not in weights and weights.keys() != {"sets"}:
+        losses["sets"] = "0"
+    if old["method"] not in ("codi", "pccot") and "pccot" in names:
+        losses |= {"teacher": "0", "distance": "0"}
+    if old["method"] != "lotus" and "lotus" in names and old["thought_targets"] != "tokens":
+        losses["step_tokens"] = "0"
+    if "codi" in names and old["method"] != "codi":
+        losses |= {name: "0" for name in ("teacher", "distance") if name not in losses}
+    new = {name: value for name, value in old.items() if name not in GONE}
+    if old["model"] != "llama":
+        new = {name: value for name, value in new.items() if name not in ONLY_LLAMA}
+    feedback = old["feedback"]
+    if old["thought_positions"] == "learned" and "lotus" not in names:
+        feedback += "+vector"
+    if old["backprop_thoughts"] is not None:
+        names.append("cut")
+        own["backprop_thoughts"] = old["backprop_thoughts"]
+    if old["names"]:
+        new["task"] = "graphs"
+    phases = len(old["teacher_forcing"])
+    own |= {"method": "+".join(names), "feedback": feedback, "losses": [f"{k}:{w}" for k, w in losses.items()]}
+    return new | own | {"data_dir": old["data_dir"] * phases if phases > 1 else old["data_dir"]}
 
 
 @dataclasses.dataclass
@@ -355,22 +419,32 @@ class Setup:
     problems: object  # a list of Problem that also has what epoch_order looks at
     base: dict  # see case()
     plan: list  # [the stage of the first part of the run, ...]; the place in it is `index` below
+    old: dict  # the settings at 7185c79
 
 
-def settings(config, flags):
-    """The project's settings of a config file's name ("" for none) and {name: value}; UserError says what is wrong."""
-    file = [os.path.join(PROJECT, "configs", f"{config}.py")] if config else []
-    return parse(TrainConfig, file + [f"--{RENAMED.get(k, k)}={v}" for k, v in flags.items()], "", takes_file=True)
+def missing(text):
+    """Whether an error is that a file of methods/ is not there: then its cases cannot be tried."""
+    return "methods/" in text and "which is not there" in text
+
+
+@functools.lru_cache(None)
+def old_settings():
+    """{case: its settings at 7185c79}."""
+    with gzip.open(os.path.join(HERE, "record_settings.json.gz")) as f:
+        return json.loads(f.read())
 
 
 def set_up(case, raw):
     """The Setup of a case with the problems raw, as dicts. A method's only stage comes once for each phase."""
-    cfg = settings(case["config"], case["flags"])
+    (name,) = (name for name, of in CASES.items() if of is case)
+    old = old_settings()[name]
+    new = {k: tuple(v) if isinstance(v, list) else v for k, v in translate(old).items()}
+    cfg = curriculum.config_class(new)(**new)
     tok = make_tokenizer(cfg.tokenizer, data.find_pieces(raw, cfg))
     problems = data.encode(raw, cfg, tok)
     plan, _ = curriculum.stages(cfg, int(problems.n_steps.max()))
-    plan = plan * len(cfg.teacher_forcing) if len(plan) == 1 else plan
-    return Setup(cfg, tok, problems, case["base"], plan)
+    plan = plan * len(cfg.data_dir) if len(plan) == 1 else plan
+    return Setup(cfg, tok, problems, case["base"], plan, old)
 
 
 def longest_stage(setup):
@@ -380,87 +454,131 @@ def longest_stage(setup):
 
 def renames_nodes(setup):
     """Whether problems are drawn anew in each step."""
-    return bool(setup.cfg.names)
+    return setup.cfg.task == "graphs"
 
 
 def asks_more(setup):
     """Whether several questions share the edges of a graph."""
-    return setup.cfg.questions > 1
+    return renames_nodes(setup) and setup.cfg.questions > 1
 
 
 def row(setup, i, stage):
     """The row of problem i at a stage, without anything random."""
-    return curriculum.make_row(setup.problems[i], stage, setup.cfg, setup.tok)
+    found = without_teacher(curriculum.row_for(setup.problems[i], stage, setup.cfg, setup.tok), setup)
+    return without_targets(found, setup)
 
 
-def neutral(row):
+def without_targets(row, setup):
+    """Where steps go from the back, 7185c79 did not ask stage 0 for its first step."""
+    if setup.old["remove_from"] == "back" and not row.replaced and "targets" in row.extra:
+        return row._replace(extra=row.extra | {"targets": [[] for _ in row.extra["targets"]]})
+    return row
+
+
+def without_teacher(row, setup):
+    """A row without a teacher, where no loss wants one: passes came without a teacher at 7185c79."""
+    if {"teacher", "distance"} & weights_in(setup).keys():
+        return row
+    return row._replace(extra={k: v for k, v in row.extra.items() if k not in ("teacher", "answer")})
+
+
+def weights_in(setup):
+    """{loss: weight}."""
+    weights = curriculum.change_weights(curriculum.objective_class(setup.cfg).all_weights(), setup.cfg.losses)
+    return {name: weight for name, weight in weights.items() if weight}
+
+
+def neutral(row, setup):
     """A row as a dict. Tokens are ints; what the row does not have is left out.
 
     prefix [int], n int, suffix [int], labels [int] (-100: not scored), shared [int]: read before the prefix,
     targets [n + 1 lists of tokens, or None where anything may be predicted], steps [tokens of each group of thoughts],
     given int, teacher {a row}, answer int: its place in the suffix.
     """
-    found = {k: v for k, v in row._asdict().items() if k in ("prefix", "n", "suffix", "labels") or v not in ([], None)}
-    found["teacher"] = neutral(row.teacher) if row.teacher else None
-    return {k: v for k, v in found.items() if v is not None}
+    extra, found = row.extra, {k: v for k, v in row._asdict().items() if k in ("prefix", "n", "suffix", "labels")}
+    found |= {k: extra[k] for k in ("shared", "steps") if extra.get(k)}
+    if "targets" in extra:
+        found["targets"] = [None if not t else [] if t == [-2] else t for t in extra["targets"]]
+    if "tokens" in extra and (setup.old["thought_targets"] or setup.old["method"] == "lotus"):
+        found["targets"] = [None] + [None if t < 0 else [t] for t in extra["tokens"]]
+    if "first" in extra:
+        found["targets"] = [None if t < 0 else [t] for t in extra["first"]]
+    if extra.get("given", -1) >= 0:
+        found["given"] = extra["given"]
+    if "answer" in extra:
+        found["answer"] = extra["answer"]
+        if "teacher" in extra:
+            found["teacher"] = neutral(extra["teacher"], setup)
+    order = "prefix n suffix labels shared targets steps given teacher answer".split()  # as they were: see crc()
+    return {name: found[name] for name in order if name in found}
 
 
 def order(setup, index, epoch):
     """[(number of the problem, its stage), ...] of an epoch in the run's index-th stage."""
-    rng = batches.random_stream(batches.ORDER, setup.cfg, index, epoch)
-    return batches.epoch_order(setup.problems, setup.plan[index], rng, setup.cfg)
+    rng = data.random_stream(data.ORDER, setup.cfg, index, epoch)
+    return data.epoch_order(setup.problems, setup.plan[index], rng, setup.cfg)
 
 
 def step_rows(setup, index, step):
     """The rows of a training step, as train.train_stage makes them: order, teacher forcing, rounds, what is drawn."""
-    cfg, pick = setup.cfg, curriculum.for_stage
+    cfg = setup.cfg
     epoch, position = divmod(step, -(-len(setup.problems) // cfg.batch_size))
     chosen = order(setup, index, epoch)[position * cfg.batch_size : (position + 1) * cfg.batch_size]
-    rng = batches.random_stream(batches.ROWS, cfg, index, step)
-    forced = bool(cfg.thought_targets) and rng.random() < pick(cfg.teacher_forcing, index)
-    given = int(rng.integers(pick(cfg.rounds, index) + 1)) if forced else None
-    return batches.training_rows(setup.problems, chosen, cfg, setup.tok, rng, given)
+    rng = data.random_stream(data.ROWS, cfg, index, step)
+    if setup.old["thought_targets"] and "sets" not in cfg.method.split("+"):
+        rng.random()  # 7185c79 drew whether thoughts are given wherever they are told what to predict
+    task = curriculum.find_task(cfg)(cfg, setup.tok)
+    rows = data.training_rows(setup.problems, chosen, index, cfg, task, rng)
+    return [without_targets(without_teacher(each, setup), setup) for each in rows]
 
 
 def give(rows, given):
     """The same rows, but thoughts are given, and fed back so often; None: the model's own."""
-    return [row._replace(given=given) for row in rows]
+    return [row._replace(extra=row.extra | {"given": -1 if given is None else given}) for row in rows]
 
 
 def micro_batches(setup, rows, size, tokens):
     """[[row, ...], ...]: the rows, the very same objects, cut to so many rows and so many positions (0: no limit)."""
-    cfg = dataclasses.replace(setup.cfg, micro_batch_size=size, micro_batch_tokens=tokens)
-    return list(batches.micro_batches(rows, cfg))
+    cfg = curriculum.change(setup.cfg, micro_batch_size=size, micro_batch_tokens=tokens)
+    return list(data.micro_batches(rows, cfg))
 
 
 def make_objective(setup):
     """(what is trained, {name of a loss: its weight}), in float64, with the formula's weights."""
-    objective = Objective(new_model(setup.cfg, setup.tok, **setup.base), trained_on(setup.cfg)).double()
-    objective.model.config.backprop_thoughts = setup.cfg.backprop_thoughts
+    cfg, (kind, config_kind) = setup.cfg, checkpoint.base_classes(setup.cfg.model)
+    names = {f.name for f in dataclasses.fields(config_kind)} & {f.name for f in dataclasses.fields(cfg)}
+    sizes = {name: getattr(cfg, name) for name in names} | {"vocab_size": setup.tok.n_vocab}
+    model = curriculum.make_model(kind(config_kind(**sizes | setup.base)), cfg, setup.tok)
+    objective = curriculum.make_objective(model, cfg, setup.tok).double()
+    if any(text.startswith("distance_layers") for text in setup.old["losses"]):
+        objective.first_layer = 1  # PCCoT's, which could be named with any method
     fill(objective)
-    return objective.train(), objective.weights
+    return objective.train(), {old_name(name, objective): weight for name, weight in objective.weights.items()}
 
 
 def fill(module):
     """Give all parameters the formula's values."""
     with torch.no_grad():
         for name, p in module.named_parameters():
-            p.copy_(torch.from_numpy(weights_of(rename(name), tuple(p.shape))))
+            p.copy_(torch.from_numpy(weights_of(rename(name, module.task.cfg), tuple(p.shape))))
 
 
 def losses(objective, rows):
     """{name of a loss: (its sum over the rows, a tensor, and the count by which that is divided, an int)}."""
-    return {name: (total, int(count)) for name, (total, count) in objective(batches.collate(rows)).items()}
+    batch = data.collate(rows)
+    counts = objective.counts(batch)
+    return {old_name(name, objective): (total, int(counts[name])) for name, total in objective(batch).items()}
 
 
 def gradients(objective):
     """{name at 7185c79: the gradient as a tensor, or None if there is none}, after a backward pass."""
-    return {rename(name): p.grad for name, p in objective.named_parameters()}
+    return {rename(name, objective.task.cfg): p.grad for name, p in objective.named_parameters()}
 
 
 def prompts(setup, pairs):
     """What the model is given, for [(number of the problem, stage), ...]: (prefix [int], n, what follows [int])."""
-    return [tuple(curriculum.split(setup.problems[i], stage, setup.cfg, setup.tok)[0]) for i, stage in pairs]
+    rows = [row(setup, i, stage) for i, stage in pairs]
+    return [(each.prefix, each.n, each.prompt.eot) for each in rows]
 
 
 def answers(setup, objective, prompts, may_stop=False):
@@ -468,10 +586,11 @@ def answers(setup, objective, prompts, may_stop=False):
 
     may_stop: the stop head ends the thinking, after n thoughts at most. Six tokens at most; eos after a row's end.
     """
-    batch = batches.collate([curriculum.Row(*prompt, labels=[]) for prompt in prompts])
+    batch = data.collate([curriculum.Row(*prompt, labels=[]) for prompt in prompts])
+    objective.model.may_stop = may_stop
     tokens, thoughts = objective.model.eval().generate(
         batch.prefix, batch.prefix_len, batch.n, batch.suffix, 6, eos=setup.tok.encode_single_token(EOS),
-        return_thoughts=True, may_stop=may_stop,
+        return_thoughts=True,
     )  # fmt: skip
     objective.train()
     return list(zip(tokens.tolist(), thoughts))
@@ -479,26 +598,79 @@ def answers(setup, objective, prompts, may_stop=False):
 
 def stops(setup):
     """The most thoughts that a model may have that decides itself when to stop, at the last stage; None: it cannot."""
-    return most_thoughts(setup.plan[-1], setup.cfg) if setup.cfg.stop else None
+    return row(setup, 0, setup.plan[-1]).extra.get("most")
 
 
 def evaluation(setup, objective, n_problems, stage):
     """What an evaluation says of the first problems: {"loss": written_loss, "thought_1": a share of hits, ...}."""
-    problems = [setup.problems[i] for i in range(n_problems)]
-    found = evaluate(objective.model, problems, stage, setup.cfg, setup.tok)
+    problems, cfg = [setup.problems[i] for i in range(n_problems)], setup.cfg
+    objective.model.may_stop = stops(setup) is not None
+    found = evaluate(objective.model, problems, stage, cfg, setup.tok)
     objective.train()
+    if not setup.old["thought_targets"]:
+        found = {name: value for name, value in found.items() if not name.startswith("thought_")}
+    if getattr(cfg, "decoder", "") == "head":
+        found |= hits(objective.model, problems, stage, cfg, setup.tok, lambda b: b.extra["first"][..., None], first=0)
+    numbers = cfg if cfg.task else curriculum.change(cfg, task="numbers")
+    found["number_accuracy"] = evaluate(objective.model, problems, stage, numbers, setup.tok)["accuracy"]
     return {name: value for name, value in found.items() if name != "thought_norm"}  # which is computed in float32
 
 
 def parsed(config, method):
-    """{"settings": {name: value}, "left_out": [text]} of a config file's name with --method, or {"error": text}."""
+    """{"settings": {name: value}, "left_out": [text]} of a config file's name with --method, or {"error": text}.
+
+    Settings as 7185c79 would have them, as far as there are such: see as_it_was.
+    """
+    flags = [os.path.join(PROJECT, "configs", f"{config}.py")] + ([f"--method={method}"] if method else [])
     try:
-        cfg = settings(config, {"method": method} if method else {})
+        cfg = curriculum.leave_out(parse(curriculum.config_class, flags, "", takes_file=True))
     except UserError as e:
         return {"error": str(e)}
-    names = {now: then for then, now in RENAMED.items()}
-    found = {names.get(name, name): value for name, value in dataclasses.asdict(cfg).items()}
-    return {"settings": {k: v for k, v in found.items() if k not in OTHER}, "left_out": cfg.left_out}
+    found = dataclasses.asdict(cfg)
+    first, *more = cfg.method.split("+")
+    weights = curriculum.change_weights(curriculum.objective_class(cfg).all_weights(), cfg.losses)
+    found |= {"method": first, "stop": "classifier" if "stop" in more else "", "data_dir": cfg.data_dir[:1]}
+    found["losses"] = {name: weight for name, weight in weights.items() if weight}
+    return {"settings": found, "left_out": cfg.left_out}
+
+
+def as_it_was(said, method):
+    """What table() gave at 7185c79, with settings as they would be called now, and those that have gone left out.
+
+    method: what --method said, or "". A method's name now says all: what a config adds with +sets or +stop goes, where
+    7185c79 kept it.
+    """
+    if "error" in said:
+        return said
+    old = said["settings"]
+    if method:
+        losses = [text for text in old["losses"] if text.partition(":")[0] not in ("thoughts", "members")]
+        old = old | {"thought_targets": "", "stop": "", "losses": losses}
+    gone = GONE - {"stop", "losses", "names", "questions", "teacher_writes", "decoder", "passes", "thought_targets",
+                   "teacher_forcing", "rounds"}  # fmt: skip
+    kept = {name: value for name, value in old.items() if name not in gone and name not in ONLY_LLAMA}
+    tells = "lotus" if old["method"] == "lotus" else "sets" if old["thought_targets"] else ""
+    weights = {"ce": 1.0}
+    for text in (*old["losses"], *OWN_LOSSES.get(old["method"], ())):
+        name, _, weight = text.partition(":")
+        name = {"thoughts": "step_tokens" if tells == "lotus" else "sets"}.get(name, name)
+        weights[name] = float(weight or 1) if name not in weights or name == "ce" else weights[name]
+    if old["stop"]:
+        weights["stop"] = 1.0
+    kept["losses"] = weights
+    for name, owners in OWNERS.items():  # what comes with a method or a task only
+        if not owners & {old["method"], tells, "graphs" if old["names"] else ""}:
+            kept.pop(name, None)
+    if "teacher_forcing" in kept:  # phases: one share for all of them
+        kept["teacher_forcing"] = [*dict.fromkeys(kept["teacher_forcing"])]
+    return {"settings": kept, "left_out": said["left_out"]}
+
+
+OWN_LOSSES = {"simcot": ["decoder"], "codi": ["teacher", "distance"], "pccot": ["teacher", "distance"],
+              "lotus": ["thoughts:0.05"]}  # fmt: skip
+OWNERS = {"decoder": {"simcot"}, "teacher_writes": {"codi", "pccot"}, "passes": {"pccot", "lotus"},
+          "thought_targets": {"sets"}, "teacher_forcing": {"sets"}, "rounds": {"sets"},
+          "names": {"graphs"}, "questions": {"graphs"}}  # fmt: skip
 
 
 # ================================================================ RECORD
@@ -565,14 +737,18 @@ def record(case):
 
 def of_rows(setup, rows, steps):
     """What is recorded without a model: rows, orders, the rows of training steps, how all rows are cut."""
+
+    def plain(some):
+        return [neutral(each, setup) for each in some]
+
     indices = range(len(setup.plan))
     orders = {f"{index}, epoch {epoch}": order(setup, index, epoch) for index in indices for epoch in (0, 1)}
-    trained = {f"{index}, step {step}": [neutral(each) for each in some] for (index, step), some in steps.items()}
+    trained = {f"{index}, step {step}": plain(some) for (index, step), some in steps.items()}
     all_rows = sum(rows.values(), [])
     places = {id(each): i for i, each in enumerate(all_rows)}
     cuts = {limits: micro_batches(setup, all_rows, *limits) for limits in LIMITS}
     return {
-        "rows": {f"stage {stage}": [neutral(each) for each in some] for stage, some in rows.items()},
+        "rows": {f"stage {stage}": plain(some) for stage, some in rows.items()},
         "order": {name: [[list(pair) for pair in pairs[:SHOWN]], crc(pairs)] for name, pairs in orders.items()},
         "training rows": {name: some if "step 0" in name else crc(some) for name, some in trained.items()},
         "micro-batches": {
@@ -618,15 +794,6 @@ def table(configs):
     """{config: {method: what is parsed}}; "": the file's own method."""
     found = {config: {method: parsed(config, method) for method in ("", *METHODS)} for config in configs}
     return json.loads(json.dumps(found))
-
-
-def comparable(table):
-    """The settings of table() that are compared, if OTHER has become larger since it was written."""
-    found = {}
-    for method, said in table.items():
-        kept = {k: v for k, v in said.get("settings", {}).items() if k not in OTHER}
-        found[method] = said | ({"settings": kept} if kept else {})
-    return found
 
 
 def all_configs():

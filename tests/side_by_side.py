@@ -79,9 +79,50 @@ np.savez(os.path.join(sys.argv[2], "weights.npz"), **weights)
 """
 
 
+DRIVER = """
+import json, os, sys
+sys.path[:0] = [os.getcwd(), sys.argv[1]]
+import numpy as np, torch
+import curriculum, train
+from config import parse
+from formula import weights_of
+from record import old_name, rename
+
+torch.set_num_threads(1)
+cfg = curriculum.leave_out(parse(curriculum.config_class, sys.argv[3:], "", takes_file=True))
+run, losses, step = train.Run(cfg), [], train.train_step
+run.objective.double()
+with torch.no_grad():
+    for name, p in run.objective.named_parameters():
+        p.copy_(torch.from_numpy(weights_of(rename(name, run.cfg), tuple(p.shape))))
+
+def watched(*args):
+    found = step(*args)
+    name = lambda loss: loss if loss in ("loss", "ce") else old_name(loss, run.objective)
+    losses.append({name(loss): value.item() for loss, value in found.items()})
+    return found
+
+train.train_step = watched
+while run.progress["index"] < len(run.plan):
+    train.train_stage(run, lambda: False)
+with open(os.path.join(sys.argv[2], "losses.json"), "w") as f:
+    json.dump(losses, f)
+weights = {rename(name, run.cfg): p.detach().numpy() for name, p in run.objective.named_parameters()}
+np.savez(os.path.join(sys.argv[2], "weights.npz"), **weights)
+"""
+
+
 def driver(checkout):
     """The driver that knows this checkout's API."""
-    return DRIVER_7185C79
+    return DRIVER_7185C79 if os.path.exists(os.path.join(checkout, "losses.py")) else DRIVER
+
+
+def same_data(checkout, config, folder):
+    """The flag for a folder of data: the newer program has it once for each phase."""
+    phases = (
+        1 if driver(checkout) == DRIVER_7185C79 or not config.startswith(("prosqa_scratch", "arithmetic_soft")) else 2
+    )
+    return "--data_dir=" + ",".join([folder] * phases)
 
 
 def prepare(old, folder, names):
@@ -96,7 +137,13 @@ def train(checkout, folder, run, data):
     """Train a run in a checkout: ([{name of a loss: value}, ...] of all steps, {name: weights})."""
     config, task, flags = run
     os.makedirs(folder)
-    arguments = [f"configs/{config}.py", *flags.split(), *SAME, f"--data_dir={data}/{task}", f"--out_dir={folder}/out"]
+    arguments = [
+        f"configs/{config}.py",
+        *flags.split(),
+        *SAME,
+        same_data(checkout, config, f"{data}/{task}"),
+        f"--out_dir={folder}/out",
+    ]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     command = [sys.executable, "-c", driver(checkout), HERE, folder, *arguments]
     done = subprocess.run(command, cwd=checkout, env=environment, capture_output=True, text=True)

@@ -7,13 +7,12 @@ import json
 import os
 
 import pytest
-from helpers import HERE, PROBLEM, fails
+from helpers import HERE, PROBLEM, fails, only_with
 
 import sample
 import train
 from config import UserError, parse
-from curriculum import METHODS, losses_of
-from settings import TrainConfig
+from curriculum import TABLE_1, config_class, kind_of, leave_out, objective_class
 
 LONG = {"question": "a" + " a" * 79, "steps": ["c", "d e", "f"], "answer": "g"}
 
@@ -32,9 +31,9 @@ def splits(folder, *problems):
         (["--lr=1e-3,high"], ["lr", "float"]),
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
         (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
-        (["--feedback=lst"], ["feedback", "'lst'", "last"]),
+        (["--data_dir=good", "--feedback=lst"], ["feedback", "'lst'", "last"]),
         *[
-            ([f"--feedback={name}"], [name, "these numbers do not belong to"])
+            (["--data_dir=good", f"--feedback={name}"], [name, "these numbers do not belong to"])
             for name in (
                 "layer:1.5",
                 "layer:nan",
@@ -48,35 +47,72 @@ def splits(folder, *problems):
         ],
         (["--data_dir=good", "--feedback=layer:-4"], ["layer:-4", "h_0 to h_2"]),
         (["--data_dir=good", "--feedback=last+layer:3"], ["layer:3", "h_0 to h_2"]),
-        (["--teacher_forcing=1"], ["teacher_forcing needs --thought_targets"]),
-        (["--rounds=2", "--thought_targets=steps"], ["rounds have no effect without --teacher_forcing"]),
         (["--peek", "--markers=none"], ["peek has no effect", "markers=none"]),
-        (["--thought_targets=steps", "--c_thought=0"], ["thought_targets=steps", "c_thought=0"]),
-        (["--losses=ce,ce:3"], ["'ce,ce:3'", "each name once"]),
-        (["--backprop_thoughts=1", "--stop=ponder"], ["backprop_thoughts", "stop=ponder"]),
-        (
-            ["--backprop_thoughts=1", "--thought_targets=steps", "--teacher_forcing=1"],
-            ["backprop_thoughts", "teacher_forcing"],
+        pytest.param(
+            ["--method=simcots"],
+            ["'simcots' would be methods/simcots.py, which is not there", "did you mean simcot?"],
+            marks=only_with("methods/simcot.py"),
         ),
-        (["--stop=ponder", "--method=cot"], ["stop=ponder", "cot", "does not think"]),
-        (["--stop=ponder", "--questions=2"], ["stop=ponder", "questions > 1"]),
-        (["--stop=classifier", "--passes=2"], ["stop=classifier", "one after the other", "passes=2"]),
-        (["--backprop_thoughts=1", "--method=pccot"], ["backprop_thoughts=1", "one after the other", "passes=3"]),
-        (["--in_place"], ["in_place needs passes"]),
-        (["--losses=ce,thoughts"], ["thoughts", "need --thought_targets"]),
-        (["--method=simcot", "--shard"], ["losses=decoder", "--shard"]),
-        (["--losses=ce,seq_vcr", "--shard"], ["losses=seq_vcr", "--shard"]),
-        (["--losses=ce:x"], ["'ce:x'", "NAME:WEIGHT"]),
-        (["--losses=ce:nan"], ["'ce:nan'", "at least 0"]),
-        (["--losses=ce,stop"], ["stop and ponder need --stop"]),
-        (["--method=cot", "--passes=3"], ["passes=3", "cot", "does not think"]),
+        (["--method=_hits"], ["'_hits' would be methods/_hits.py"]),
+        pytest.param(["--method=simcot+cot"], ["'cot' would be methods/cot.py"], marks=only_with("methods/simcot.py")),
+        pytest.param(
+            ["--method=cot+stop"], ["method = 'cot+stop': cot does not think"], marks=only_with("methods/stop.py")
+        ),
+        pytest.param(
+            ["--data_dir=good", "--method=pccot+stop"],
+            ["pccot and stop cannot be combined"],
+            marks=only_with("methods/pccot.py", "methods/stop.py"),
+        ),
+        pytest.param(
+            ["--method=coconut+sets", "--c_thought=0", "--data_dir=good"],
+            ["sets is for thoughts", "c_thought=0"],
+            marks=only_with("methods/sets.py"),
+        ),
+        pytest.param(
+            ["--method=sets", "--thought_targets=step"],
+            ["thought_targets = 'step'", "walks or steps or tokens"],
+            marks=only_with("methods/sets.py"),
+        ),
+        (["--passes=3"], ["there is no setting 'passes'"]),
+        (["--method=coconut", "--decoder=head"], ["there is no setting 'decoder'"]),
+        (["--names=[a-z]"], ["there is no setting 'names'"]),
+        (["--head_dim=8"], ["there is no setting 'head_dim'"]),
+        pytest.param(
+            ["--task=graph"],
+            ["'graph' would be tasks/graph.py", "did you mean graphs?"],
+            marks=only_with("tasks/graphs.py"),
+        ),
+        pytest.param(["--task=prosqa"], ["tasks/prosqa.py has no Task"], marks=only_with("tasks/prosqa.py")),
+        pytest.param(
+            ["--model=lama"],
+            ["'lama' would be pretrained/lama.py", "did you mean llama?"],
+            marks=only_with("pretrained/llama.py"),
+        ),
+        pytest.param(["--model=hub"], ["pretrained/hub.py has no settings"], marks=only_with("pretrained/hub.py")),
+        pytest.param(
+            ["--data_dir=good", "--speed=fats"],
+            ["'fats' would be speed/fats.py", "did you mean fast?"],
+            marks=only_with("speed/fast.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--speed=bench"], ["speed/bench.py has no speed_up"], marks=only_with("speed/bench.py")
+        ),
+        pytest.param(
+            ["--data_dir=good", "--speed=fast,recompute"],
+            ["fast", "recompute", "expected one of them"],
+            marks=only_with("speed/fast.py", "speed/recompute.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--speed=recompute,fast"],
+            ["fast", "recompute", "expected one of them"],
+            marks=only_with("speed/fast.py", "speed/recompute.py"),
+        ),
+        (["--data_dir=good", "--losses=cee:3"], ["'cee:3'", "NAME:WEIGHT with a name of ce"]),
+        (["--data_dir=good", "--losses=ce:x"], ["'ce:x'", "weight of at least 0"]),
+        (["--data_dir=good", "--losses=ce:nan"], ["'ce:nan'", "at least 0"]),
+        (["--data_dir=good", "--losses=decoder:2"], ["'decoder:2'", "NAME:WEIGHT with a name of ce"]),
         (["--method=no_cot", "--feedback=soft"], ["feedback=soft", "does not think"]),
-        (["--decoder=head"], ["decoder=head has no effect"]),
-        (["--teacher_writes=all"], ["teacher_writes=all has no effect"]),
-        (["--method=pccot", "--teacher_forcing=0.5"], ["teacher_forcing", "passes=3"]),
         (["--init=induction", "--n_embd=15", "--n_head=3"], ["n_embd=15 is odd"]),
-        (["--losses=ce,decoder", "--method=cot"], ["losses=decoder", "cot", "does not think"]),
-        (["--losses=ce,cee"], ["losses", "'cee'", "ce"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
         (["--learning_rate=1e-3"], ["no setting 'learning_rate'; it is called lr here"]),
         (["--uniform_prob=3"], ["uniform_prob = 3.0, expected at most 1"]),
@@ -116,11 +152,26 @@ def splits(folder, *problems):
         (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
         (["--data_dir=half", "--tokenizer=chars"], ["half/train.json", "example 0", "no character"]),
         (["--data_dir=good", "--n_head=3"], ["n_embd=128", "n_head=3"]),
-        (["--model=llama", "--init=induction"], ["init=induction is for model=gpt2, but this is llama"]),
-        (["--head_dim=8"], ["head_dim=8 is for model=llama, but this is gpt2"]),
-        (["--data_dir=good", "--model=llama", "--n_kv_head=3"], ["n_head=4 is not a multiple of n_kv_head=3"]),
-        (["--data_dir=good", "--model=llama", "--head_dim=7"], ["head_dim=7 is odd"]),
-        (["--data_dir=good", "--model=llama", "--n_layer=1000", "--n_inner=1000000"], ["parameters", "at most 20,0"]),
+        pytest.param(
+            ["--data_dir=good", "--model=llama", "--init=induction"],
+            ["init=induction is for model=gpt2"],
+            marks=only_with("pretrained/llama.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--model=llama", "--n_kv_head=3"],
+            ["n_head=4 is not a multiple of n_kv_head=3"],
+            marks=only_with("pretrained/llama.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--model=llama", "--head_dim=7"],
+            ["head_dim=7 is odd"],
+            marks=only_with("pretrained/llama.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--model=llama", "--n_layer=1000", "--n_inner=1000000"],
+            ["parameters", "at most 20,0"],
+            marks=only_with("pretrained/llama.py"),
+        ),
         (["--data_dir=good", "--tokenizer=source"], ["--tokenizer=source", "init_from", "'scratch'"]),
         (["--data_dir=good", "--init_from=smollm"], ["smollm: no such file or folder", "smollm2-135m", "hf:owner"]),
         (["--data_dir=good", "--device=gpu"], ["--device=gpu", "does not work here"]),
@@ -129,8 +180,21 @@ def splits(folder, *problems):
         (["--lr={[]:1}"], ["lr", "float"]),
         (["--answer_format=###"], ["answer_format", "{}"]),
         (["--answer_format={}"], ["answer_format", "mark"]),
-        (["--names=[a-"], ["names", "regular expression"]),
-        (["--data_dir=good", "--names=[a-j]", "--steps=1"], ["names", "does not match"]),
+        pytest.param(
+            ["--data_dir=good", "--task=graphs"],
+            ["--task=graphs needs --names=REGEX"],
+            marks=only_with("tasks/graphs.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--task=graphs", "--names=[a-"],
+            ["names", "regular expression"],
+            marks=only_with("tasks/graphs.py"),
+        ),
+        pytest.param(
+            ["--data_dir=good", "--task=graphs", "--names=[a-j]", "--steps=1"],
+            ["names", "does not match"],
+            marks=only_with("tasks/graphs.py"),
+        ),
         (["--resume", "--overwrite"], ["expected one of them"]),
         (["--out_dir="], ["out_dir is empty"]),
         (["--data_dir=good,good,good,good,good,good"], ["data_dir: 6 folders for 5 stages"]),
@@ -165,41 +229,54 @@ def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
 CONFIGS = sorted(glob.glob(os.path.join(HERE, "configs", "*.py")))
 
 
-@pytest.mark.parametrize("method", METHODS)
+LATER = "simcot", "codi", "pccot", "lotus"
+
+
+@pytest.mark.parametrize("method", [*TABLE_1, *(pytest.param(m, marks=only_with(f"methods/{m}.py")) for m in LATER)])
 def test_every_method_is_one_flag_away_from_every_config(method):
     """Catches a baseline that a config cannot be changed into, since it says how to think."""
     for path in CONFIGS:
-        try:
-            cfg = parse(TrainConfig, [path, f"--method={method}"], "", takes_file=True)
-        except UserError as e:  # given thoughts and a head that stops are for thoughts in turn
-            assert METHODS[method].settings.get("passes") and "one after the other" in str(e)
-            continue
-        if METHODS[method].instead != "thought":
-            assert (cfg.feedback, cfg.stop) == ("last", "") and "ce" in losses_of(cfg)
-            file = parse(TrainConfig, [path], "", takes_file=True)
+        file = parse(config_class, [path], "", takes_file=True)
+        cfg = leave_out(parse(config_class, [path, f"--method={method}"], "", takes_file=True))
+        assert cfg.steps == file.steps and cfg.lr == file.lr and cfg.method == method
+        known = objective_class(cfg).all_weights()
+        assert known["ce"] == 1 and {text.partition(":")[0] for text in cfg.losses} <= known.keys()
+        if kind_of(method).instead != "thought":
+            assert cfg.feedback == "last"
             assert any("feedback" in left for left in cfg.left_out) == (file.feedback != "last")
-            assert not cfg.thought_targets and cfg.rounds == (0,)
-            assert cfg.steps == file.steps and cfg.lr == file.lr
+            assert not hasattr(cfg, "thought_targets") and not hasattr(cfg, "rounds")
 
 
+@only_with("methods/simcot.py", "methods/codi.py", "methods/sets.py")
 def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
     """Catches a setting that silently does nothing."""
     monkeypatch.chdir(tmp_path)
     for path, text in splits("data", PROBLEM).items():
         os.makedirs("data", exist_ok=True)
         open(path, "w").write(text)
-    open("one.py", "w").write(
-        'method = "simcot"\ndecoder = "head"\nteacher_writes = "all"\nlosses = ("ce", "teacher")\n'
-    )
-    assert parse(TrainConfig, ["one.py", "--method=no_cot"], "", takes_file=True).left_out == ["decoder=head"]
-    found = parse(TrainConfig, ["one.py", "--method=coconut", "--losses=ce"], "", takes_file=True)
-    assert found.left_out == ["decoder=head", "teacher_writes=all"]
-    open("none.py", "w").write("passes = None\nfeedback = 'last'\n")
-    assert not parse(TrainConfig, ["none.py", "--method=cot"], "", takes_file=True).left_out
-    open("soft.py", "w").write('feedback = "soft"\nlosses = ("ce:2", "thoughts")\nthought_targets = "steps"\n')
+    open("one.py", "w").write('method = "simcot"\ndecoder = "head"\nlosses = ("ce:2", "decoder:3")\n')
+
+    def left_out(*argv):
+        return leave_out(parse(config_class, argv, "", takes_file=True)).left_out
+
+    assert left_out("one.py", "--method=no_cot") == ["decoder='head'", "the loss decoder:3"]
+    assert left_out("one.py", "--method=coconut", "--losses=ce:2") == ["decoder='head'"]
+    assert left_out("one.py", "--method=simcot+seq_vcr") == left_out("one.py", "--method=cot", "--method=simcot") == []
+    open("wrong.py", "w").write('method = "simcot"\nteacher_writes = "all"\n')  # codi's: an error, and not left out
+    with pytest.raises(UserError, match="wrong.py, line 2: there is no setting 'teacher_writes'"):
+        left_out("wrong.py", "--method=no_cot")
+    open("none.py", "w").write("feedback = 'last'\nlosses = ()\n")
+    assert not left_out("none.py", "--method=cot")
+    text = 'method = "coconut+sets"\nfeedback = "soft"\nlosses = ("ce:2", "members")\nthought_targets = "steps"\n'
+    open("soft.py", "w").write(text)
     flags = ["--data_dir=data", "--steps=1", "--n_layer=1", "--n_head=1", "--n_embd=8", "--device=cpu"]
     train.main(["soft.py", "--method=no_cot", *flags])
-    said = "since method=no_cot has no use for it: feedback=soft, thought_targets=steps, the loss thoughts\n"
+    said = "since method=no_cot has no use for it: thought_targets='steps', the loss members, feedback=soft\n"
     assert said in capsys.readouterr().out
     error = fails(train.main, ["soft.py", "--method=no_cot", "--feedback=soft", *flags], capsys, monkeypatch)
     assert "feedback=soft: method=no_cot does not think" in error
+    wrong = ["soft.py", "--method=no_cot", "--losses=members", "--out_dir=out/other", *flags]
+    error = fails(train.main, wrong, capsys, monkeypatch)
+    assert "losses = 'members', expected NAME:WEIGHT" in error
+    error = fails(train.main, ["soft.py", "--method=no_cot", "--thought_targets=steps"], capsys, monkeypatch)
+    assert "command line: there is no setting 'thought_targets'" in error

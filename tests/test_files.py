@@ -13,10 +13,8 @@ from helpers import HERE
 
 import data
 import prepare_gsm8k
-from config import UserError
+from config import TrainConfig, UserError, read_text
 from prepare_gsm8k import parse_aug, parse_openai, read_lines
-from settings import TrainConfig
-from textfile import read_text
 from tokenizer import make_tokenizer
 
 # ---------------------------------------------------------------- bytes

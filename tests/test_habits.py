@@ -16,10 +16,20 @@ import shutil
 import pytest
 import tiktoken
 import torch
-from helpers import HERE, PROBLEM, TINY, command, fails, hops_flags, run_to_the_end, words
+from helpers import (
+    HERE,
+    PROBLEM,
+    TINY,
+    command,
+    fails,
+    hops_flags,
+    if_there,
+    only_with,
+    run_to_the_end,
+    start_run,
+    words,
+)
 
-import batches
-import curriculum
 import data
 import evaluate
 import prepare_hops
@@ -27,30 +37,47 @@ import sample
 import tokenizer
 import train
 from coconut import draw
-from config import UserError, parse
-from lab import analyze, explore
-from model import GPT, GPTConfig
-from pretrained.weights import is_projection, write_safetensors
-from run import Run
-from settings import TrainConfig
-from tasks import prepare_addition, prepare_arithmetic, prepare_family
-from tokenizer import make_tokenizer
+from config import TrainConfig, UserError, parse, upstairs
+from curriculum import config_class, row_for
+from model import GPT, GPTConfig, is_projection
+from tokenizer import PAUSE, make_tokenizer
 
 # ---------------------------------------------------------------- extremes
 
 
-@pytest.mark.parametrize(
-    "cls",
-    [
-        TrainConfig,
-        prepare_hops.HopsConfig,
-        prepare_addition.AdditionConfig,
-        prepare_arithmetic.ArithmeticConfig,
-        prepare_family.FamilyConfig,
-    ],
-)
+@pytest.mark.parametrize("cls", [TrainConfig, prepare_hops.HopsConfig])
 def test_every_integer_has_a_bound(cls):
     """Catches a loop that would take a year in silence, and numbers that numpy and torch cannot hold."""
+    check_bounds(cls)
+
+
+SCRIPTS = [("addition", "AdditionConfig"), ("arithmetic", "ArithmeticConfig"), ("family", "FamilyConfig")]
+
+
+@pytest.mark.parametrize(
+    "name, cls", [pytest.param(*pair, marks=only_with(f"tasks/prepare_{pair[0]}.py")) for pair in SCRIPTS]
+)
+def test_so_has_every_integer_of_a_script(name, cls):
+    check_bounds(getattr(upstairs("tasks", f"prepare_{name}"), cls))
+
+
+OPTIONS = [
+    "--method=coconut+cut",
+    "--method=lotus",
+    "--method=pccot",
+    "--method=sets",
+    "--task=graphs",
+    "--model=llama",
+]
+
+
+@pytest.mark.parametrize("flag", [if_there(flag) for flag in OPTIONS])
+def test_so_has_every_integer_that_comes_with_a_file(flag):
+    name, _, value = flag[2:].partition("=")
+    check_bounds(config_class({name: value}))
+
+
+def check_bounds(cls):
     for field in dataclasses.fields(cls):
         if type(field.default) is int:
             with pytest.raises(UserError, match=f"{field.name} = 1{'0' * 20}, expected at most"):
@@ -58,21 +85,25 @@ def test_every_integer_has_a_bound(cls):
             assert math.isfinite(field.metadata["range"][0])
 
 
-def test_many_stages_are_looked_through_at_once(monkeypatch):
+def test_many_stages_are_looked_through_at_once(tmp_path, monkeypatch):
     """Catches a check that makes a row for each stage, however many there are, and one that misses a long stage."""
+    monkeypatch.chdir(tmp_path)
+    data.write_files(".", {"x": [PROBLEM]})
     cfg, tok, _ = words(max_latent_stage=1000, block_size=14)
-    problems, asked = data.encode([PROBLEM] * 20_000, cfg, tok), []
-    data.check_lengths(problems, cfg, tok, "x.json")  # nothing can be too long, so there is nothing to be looked at
-    monkeypatch.setattr(data, "make_row", lambda *args, make_row=data.make_row: asked.append(1) or make_row(*args))
+    problems, pieces, asked = data.encode([PROBLEM] * 20_000, cfg, tok), data.find_pieces([PROBLEM], cfg), []
+    data.check_lengths(
+        problems, cfg, tok, "x.json", pieces
+    )  # nothing can be too long, so there is nothing to be looked at
+    monkeypatch.setattr(data, "row_for", lambda *args: asked.append(1) or row_for(*args))
     cfg.block_size = 10
     with pytest.raises(UserError, match=r"example 0 is too long: 3 \+ 0 \+ 8 positions .* at stage 0"):
-        data.check_lengths(problems, cfg, tok, "x.json")
+        data.check_lengths(problems, cfg, tok, "x.json", pieces)
     cfg.block_size, cfg.pad_latent_to_max = 600, True
     with pytest.raises(UserError, match=r"example 0 is too long: 3 \+ 1000 \+ 4 positions"):
-        data.check_lengths(problems, cfg, tok, "x.json")
+        data.check_lengths(problems, cfg, tok, "x.json", pieces)
     cfg.c_thought, cfg.block_size, cfg.max_latent_stage = 9, 12, 3  # longer with each stage
     with pytest.raises(UserError, match=r"3 \+ 27 \+ .* at stage 3, .* at least 3\d$"):
-        data.check_lengths(problems, cfg, tok, "x.json")
+        data.check_lengths(problems, cfg, tok, "x.json", pieces)
     assert len(asked) < 30
 
 
@@ -88,7 +119,10 @@ def test_many_stages_are_looked_through_at_once(monkeypatch):
 )
 def test_a_stage_is_described_as_it_is(settings, stage, n_steps, text):
     """Catches "every step is written" where there are none, and thoughts that are not mentioned."""
-    assert evaluate.describe(TrainConfig(max_latent_stage=2, **settings), stage, n_steps).startswith(text)
+    cfg, tok, problem = words(**settings)
+    problem = problem._replace(steps=problem.steps[:n_steps])
+    row = row_for(problem, stage, cfg, tok)
+    assert evaluate.describe(row, problem, tok.encode_single_token(PAUSE)).startswith(text)
 
 
 # ---------------------------------------------------------------- places
@@ -159,21 +193,28 @@ def test_a_run_is_its_folder_or_a_file_in_it(path, in_trained, capsys, monkeypat
     sample.main([path, "--count=1"])
     sample.main([f"--out_dir={path}", "--count=1"])
     train.main([f"--eval_only={path}"])
-    analyze.main([path, "--count=4", f"--out={path.replace('/', '_')}.json"])
-    run = parse(TrainConfig, [*hops_flags(), "--out_dir=out/on", f"--init_from={path}", "--overwrite"], "")
-    assert Run(run).cfg.n_embd == 16
+    run = start_run([*hops_flags(), "--out_dir=out/on", f"--init_from={path}", "--overwrite"])
+    assert run.cfg.n_embd == 16
     found = path if path.endswith(".pt") else os.path.join(path, "best.pt")
-    assert capsys.readouterr().out.count(f"{found}: coconut, stage") == 4
-    pytest.importorskip("matplotlib")
-    from lab import plot
+    assert capsys.readouterr().out.count(f"{found}: coconut, stage") == 3
 
+
+@only_with("lab/analyze.py", "lab/plot.py")
+@pytest.mark.parametrize("path", ["out/run", "out/run/best.pt"])
+def test_so_it_is_in_the_laboratory(path, in_trained, capsys):
+    from lab import analyze, plot
+
+    analyze.main([path, "--count=4", f"--out={path.replace('/', '_')}.json"])
+    found = path if path.endswith(".pt") else os.path.join(path, "best.pt")
+    assert capsys.readouterr().out.count(f"{found}: coconut, stage") == 1
+    pytest.importorskip("matplotlib")
     plot.main([path])
     assert "training.png" in capsys.readouterr().out
 
 
 def test_a_folder_without_a_run_is_named(in_trained, capsys, monkeypatch):
-    for main, argv in ((sample.main, ["data"]), (analyze.main, ["data"])):
-        assert "data: no checkpoint, best.pt or ckpt.pt, in this folder" in fails(main, argv, capsys, monkeypatch)
+    error = fails(sample.main, ["data"], capsys, monkeypatch)
+    assert "data: no checkpoint, best.pt or ckpt.pt, in this folder" in error
 
 
 def test_without_the_internet_gpt2s_tokens_are_one_short_line(monkeypatch):
@@ -193,7 +234,7 @@ def test_without_the_internet_gpt2s_tokens_are_one_short_line(monkeypatch):
     [
         (b"hello", "not a checkpoint of this project"),
         ({"model": 1}, "found model"),
-        ([1], "found list"),
+        ([1], "found 1"),
         (b"", "not a"),
     ],
 )
@@ -201,9 +242,8 @@ def test_other_files_are_no_checkpoints(content, part, tmp_path, capsys, monkeyp
     """Catches torch's own words for a file that is none of its, and a KeyError's for somebody else's."""
     path = tmp_path / "ckpt.pt"
     path.write_bytes(content) if type(content) is bytes else torch.save(content, path)
-    for main in (sample.main, analyze.main):
-        error = fails(main, [str(path)], capsys, monkeypatch)
-        assert part in error and "Weights only" not in error and len(error) < 300, error
+    error = fails(sample.main, [str(path)], capsys, monkeypatch)
+    assert part in error and "Weights only" not in error and len(error) < 300, error
 
 
 # ---------------------------------------------------------------- settings of an evaluation
@@ -251,10 +291,12 @@ def test_what_is_given_acts(in_trained, capsys, monkeypatch):
     assert not os.path.exists("out/none")
 
 
+@only_with("pretrained/weights.py", "pretrained/export.py")
 def test_weights_from_elsewhere_need_no_tokenizer_named(in_trained, capsys, monkeypatch):
     """Catches "the tokenizer 'words'" where GPT-2's alone is possible, and settings of training that are dropped."""
     model = GPT(GPTConfig(1, 2, 16, 64, 50257))
-    write_safetensors("model.safetensors", {k: t.T if is_projection(k) else t for k, t in model.state_dict().items()})
+    tensors = {k: t.T if is_projection(k) else t for k, t in model.state_dict().items()}
+    upstairs("pretrained", "export").write_safetensors("model.safetensors", tensors)
     with open("config.json", "w") as f:
         f.write('{"n_head": 2}')
     argv = ["--eval_only=model.safetensors", "--max_new_tokens=3", "--question_format= {}"]
@@ -269,44 +311,6 @@ def test_weights_from_elsewhere_need_no_tokenizer_named(in_trained, capsys, monk
     assert "no_cot, stage" in capsys.readouterr().out
     assert "without effect on an evaluation: --n_head" in fails(train.main, [*argv, "--n_head=2"], capsys, monkeypatch)
     assert "GPT-2's tokens only" in fails(train.main, [*argv, "--tokenizer=words"], capsys, monkeypatch)
-
-
-# ---------------------------------------------------------------- a terminal of 80 columns
-
-
-@pytest.mark.parametrize("columns", [60, 80, 100, 200])
-def test_what_sample_shows_fits_the_terminal(columns, in_trained, capsys, monkeypatch):
-    """Catches lines that a terminal breaks, and tokens that are left out although there is room."""
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("NO_COLOR", "1")
-    question = ["--question", " ".join("abcdef" * 8) + " start a", "--latent=8"]
-    monkeypatch.setattr(sample, "load", lambda args, load=sample.load: with_room(load(args), 200))
-    for argv in (["--latent=8"], question, ["--top=30"], ["--max_new_tokens=100"]):
-        sample.main(["out/run", *argv])
-        lines = capsys.readouterr().out.splitlines()
-        assert max(map(len, lines)) <= columns
-        thoughts = [line for line in lines if line.startswith("thought")]
-        assert thoughts and all(line.count("%") >= 1 for line in thoughts)
-        if columns == 200 and "--top=30" not in argv:
-            assert all(line.count("%") == 5 for line in thoughts) and not any("…" in line for line in thoughts)
-
-
-def with_room(loaded, block_size):
-    """A model whose sequences may be longer."""
-    model, cfg, *rest = loaded
-    longer = GPT(dataclasses.replace(model.config, block_size=block_size)).eval()
-    longer.load_state_dict({k: v for k, v in model.state_dict().items() if k != "wpe.weight"}, strict=False)
-    return longer, dataclasses.replace(cfg, block_size=block_size), *rest
-
-
-def test_what_fits_is_shown_whole():
-    """Catches bars that go before they have to: first those behind the first token, then texts, then tokens."""
-    short, long = ([{"tokens": [[text, 0.2]] * 5}] * 3 for text in ("a", "<|start-latent|>"))
-    assert sample.fit(short, 100) == (5, 1, 5) and sample.fit(short, 80) == (5, 1, 1)
-    assert sample.fit(long, 200) == (5, 16, 5) and sample.fit(long, 155) == (5, 16, 1)
-    assert (
-        sample.fit(long, 120) == (5, 8, 1) and sample.fit(long, 80) == (2, 8, 1) and sample.fit(long, 20) == (1, 8, 1)
-    )
 
 
 # ---------------------------------------------------------------- data of one's own
@@ -333,6 +337,7 @@ def own_data(folder, **splits):
 OLD, NEW = "Anna Bob Carl Dora Eve".split(), "Yves Zoe Anna Bob".split()
 
 
+@only_with("lab/advice.py")
 def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, monkeypatch, capsys):
     """Catches a run to 0.0 % without a word, and test questions that the model has been trained on."""
     monkeypatch.chdir(tmp_path)
@@ -341,18 +346,19 @@ def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, mon
     flags = own_data("own", train=train_problems, valid=family(NEW, 20), test=test_problems)
     known = sum(p["question"] in {q["question"] for q in train_problems} for p in test_problems)
     n_new = sum("Zoe" in p["question"] or "Yves" in p["question"] for p in family(NEW, 20))
-    Run(parse(TrainConfig, flags, "")).lock.close()
+    start_run(flags).lock.close()
     valid, test, *_ = capsys.readouterr().out.splitlines()
     assert valid.startswith("WARNING: own/valid.json: 20 problems, 0 of whose questions are in train.json, too; ")
     assert valid.endswith(f"{n_new} have words that are not, such as 'Yves', 'Zoe'")
     line = f"own/test.json: 32 problems, {known} of whose questions are in train.json, too; all of their words are"
     assert test == line
     assert known >= 2
-    Run(parse(TrainConfig, [*flags, "--tokenizer=chars", "--block_size=200"], "")).lock.close()
+    start_run([*flags, "--tokenizer=chars", "--block_size=200"]).lock.close()
     valid, test, *_ = capsys.readouterr().out.splitlines()
     assert valid.endswith(f"{n_new} have characters that are not, such as 'Y', 'Z'")
 
 
+@only_with("lab/advice.py")
 def test_tokens_of_gpt2_that_train_does_not_have_are_told_too(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     own_data("own", train=family(OLD, 60), valid=family(NEW, 20), test=family(OLD, 20))
@@ -362,26 +368,28 @@ def test_tokens_of_gpt2_that_train_does_not_have_are_told_too(tmp_path, monkeypa
     except UserError as e:
         pytest.skip(str(e))
     trains = [data.load("own/train.json", cfg, tok)]
-    line = data.compare("own/valid.json", data.load("own/valid.json", cfg, tok), trains, cfg, tok, [])
+    compare = upstairs("lab", "advice").compare
+    line = compare("own/valid.json", data.load("own/valid.json", cfg, tok), trains, cfg, tok, [])
     assert line.startswith("own/valid.json") and "have tokens that are not, such as " in line and "'Zoe'" in line
-    line = data.compare("own/test.json", data.load("own/test.json", cfg, tok), trains, cfg, tok, [])
+    line = compare("own/test.json", data.load("own/test.json", cfg, tok), trains, cfg, tok, [])
     assert line.endswith("all of their tokens are")
 
 
-@pytest.mark.parametrize("kind, unit", [("words", "words"), ("chars", "chars")])
-def test_unknown_words_are_the_reason_for_too_long(kind, unit, tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("kind, some", [("words", "'Anna', 'Dora', "), ("chars", "'.', '?', 'A', ")])
+def test_unknown_words_are_the_reason_for_too_long(kind, some, tmp_path, capsys, monkeypatch):
     """Catches "too long: 262 + 0 + 22 positions" of a question of thirty words, and a reason that is none."""
     monkeypatch.chdir(tmp_path)
     few = [{"question": "猫", "steps": ["b"], "answer": "c"}] * 3
     flags = own_data("own", train=few, valid=family(OLD, 3) * 2, test=few)
     error = fails(train.main, [*flags, f"--tokenizer={kind}", "--block_size=30"], capsys, monkeypatch)
-    assert "valid.json: example 0 is too long" in error and f"of its {unit} are not in train.json" in error, error
-    assert "spelt in bytes: " in error and len(error) < 350
+    assert "valid.json: example 0 is too long" in error and len(error) < 350, error
+    assert f"not in train.json, and so spelt in bytes, are {some}" in error
     flags = own_data("own", train=family(OLD, 60), valid=family(OLD, 3), test=few)
     error = fails(train.main, [*flags, f"--tokenizer={kind}", "--block_size=9"], capsys, monkeypatch)
     assert "expected at least" in error and "bytes" not in error
 
 
+@only_with("lab/advice.py")
 def test_learning_by_heart_is_said_once(tmp_path, monkeypatch, capsys):
     """Catches a training loss that falls for nothing, in silence; and an alarm where validation follows."""
     monkeypatch.chdir(tmp_path)
@@ -401,12 +409,12 @@ def test_the_validation_loss_is_that_of_training(tmp_path, monkeypatch):
     """Catches a validation loss of other rows, of padding, or weighted by batches instead of tokens."""
     monkeypatch.chdir(tmp_path)
     prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
-    run = Run(parse(TrainConfig, [*hops_flags(), "--eval_batch_size=4"], ""))
+    run = start_run([*hops_flags(), "--eval_batch_size=4"])
     run.model.eval()
     for stage in range(3):
-        rows = [curriculum.make_row(p, stage, run.cfg, run.tok) for p in run.problems["valid"]]
+        batch = data.collate([row_for(p, stage, run.cfg, run.tok) for p in run.problems["valid"]])
         with torch.no_grad():
-            ((total, count),) = run.objective(batches.collate(rows)).values()
+            total, count = run.objective(batch)["ce"], run.objective.counts(batch)["ce"]
         loss = evaluate.evaluate(run.model, run.problems["valid"], stage, run.cfg, run.tok)["loss"]
         assert loss == pytest.approx(float(total / count), rel=1e-5)
         run.model.eval()
@@ -457,7 +465,7 @@ def test_a_model_without_its_last_state_is_not_overwritten(trained, tmp_path, ca
     os.remove("out/run/ckpt.pt")
     error = fails(train.main, [*hops_flags(), "--out_dir=out/run"], capsys, monkeypatch)
     assert "out/run/best.pt is there from an earlier run: --overwrite discards it" in error and "--resume" not in error
-    run = Run(parse(TrainConfig, [*hops_flags(), "--out_dir=out/run", "--overwrite"], ""))
+    run = start_run([*hops_flags(), "--out_dir=out/run", "--overwrite"])
     run.lock.close()
     there = [name for name in os.listdir("out/run") if not name.startswith("training.")]  # pictures stay
     assert sorted(there) == ["lock", "log.txt", "notes.txt"]
@@ -504,19 +512,25 @@ def test_pictures_of_what_has_only_begun(tmp_path, capsys, monkeypatch):
         assert "analysis.json: not what analyze.py has written" in error
 
 
+@only_with("lab/analyze.py", "lab/explore.py")
 def test_an_analysis_that_could_not_be_written_is_not_made(in_trained, capsys, monkeypatch):
     """Catches a file that fails to be written when all the work is done, or is lost with the terminal."""
+    from lab import analyze, explore
+
     for main in (analyze.main, explore.main):
         error = fails(main, ["out/run", "--count=4", "--out=nowhere/a.json"], capsys, monkeypatch)
         assert "nowhere/a.json: cannot be written: No such file or directory" in error
-    monkeypatch.setattr(analyze, "show_sweep", lambda rows: 1 / 0)  # as when the reader of a pipe goes away
+    monkeypatch.setattr(analyze, "show", lambda result: 1 / 0)  # as when the reader of a pipe goes away
     with pytest.raises(ZeroDivisionError):
         analyze.main(["out/run", "--count=4", "--out=a.json"])
     assert json.load(open("a.json"))["problems"] == 4
 
 
+@only_with("lab/analyze.py")
 def test_one_question_and_thoughts_that_are_no_whole_steps(in_trained, capsys):
     """Catches a standard deviation of one number, and an index behind the last thought."""
+    from lab import analyze
+
     run = run_to_the_end([*hops_flags(), "--steps=1", "--c_thought=2", "--out_dir=out/two"])
     run.lock.close()
     json.dump(data.load_json("data/test.json")[:1], open("one.json", "w"))

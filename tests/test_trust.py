@@ -22,15 +22,14 @@ import torch
 import prepare_hops
 import train
 from checkpoint import load_checkpoint
-from config import cli
-from settings import TrainConfig
+from config import TrainConfig, cli
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
 LONG = os.environ.get("TRUST") == "long"
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 FLAGS = """--data_dir=data --n_layer=1 --n_head=2 --n_embd=16 --dropout=0.1 --device=cpu --max_latent_stage=2
-           --batch_size=8 --uniform_prob=0.2 --eval_every=7 --log_every=3 --save_every=1""".split()
+           --batch_size=8 --uniform_prob=0.2 --eval_every=2 --log_every=3""".split()
 
 
 def start(flags, **kwargs):
@@ -285,7 +284,7 @@ def test_broken_checkpoints(data_dir, capsys, monkeypatch):
         with open("run/best.pt", "wb") as f:
             f.write(content)
         if kind > 2:
-            part = rng.choice([saved, saved["config"], saved["model_config"], saved["model"]])
+            part = rng.choice([saved, saved["config"], saved["base"], saved["model"]])
             key = rng.choice([*part])
             old = part.pop(key)
             if kind == 4:

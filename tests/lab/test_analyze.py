@@ -19,12 +19,12 @@ import prepare_hops
 import sample
 import train
 from checkpoint import load_checkpoint
-from config import UserError
-from curriculum import make_prompt, split
-from evaluate import find_answer, solve
+from coconut import Coconut
+from config import TrainConfig, UserError
+from curriculum import Task, make_prompt, row_for
+from evaluate import solve
 from lab import analyze, explore, plot
 from model import GPT, GPTConfig
-from settings import TrainConfig
 from tasks import graphs
 from tokenizer import make_tokenizer
 
@@ -49,7 +49,7 @@ LINES = TrainConfig(block_size=128)  # the official code's formats
 
 def graded(problem, cfg, thoughts, text):
     graph = graphs.graph_of(problem)
-    answer = graphs.node_of(find_answer(text, cfg))
+    answer = graphs.node_of(Task(cfg, None).read_answer(text))
     return graphs.grade(graph, graphs.read_steps(text, graph, cfg), answer, thoughts)
 
 
@@ -175,7 +175,7 @@ def test_problems_whose_path_is_not_the_shortest_are_refused():
 def random_model(problem, cfg):
     tok = make_tokenizer("words", data.find_pieces([problem], cfg))
     torch.manual_seed(1)
-    model = GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=cfg.block_size, vocab_size=tok.n_vocab))
+    model = Coconut(GPT(GPTConfig(n_layer=2, n_head=2, n_embd=16, block_size=cfg.block_size, vocab_size=tok.n_vocab)))
     with torch.no_grad():
         for p in model.parameters():
             p.add_(torch.randn_like(p) * 0.3)
@@ -197,7 +197,7 @@ def test_values_equal_the_product_over_the_tokens(problem, cfg):
     model, tok = random_model(problem, cfg)
     graph, encoded = graphs.graph_of(problem), data.encode([problem], cfg, tok)[0]
     prompts = [make_prompt(encoded.question[i:], n, cfg, tok) for i, n in ((0, 0), (3, 1), (1, 4))]
-    values = analyze.node_values(model, prompts, [graph] * 3, cfg, tok)
+    values = analyze.node_values(model, prompts, [graph] * 3, Task(cfg, tok))
     for prompt, value in zip(prompts, values):
         expected = dict.fromkeys(graph.successors, 0.0)
         for a in graph.successors:
@@ -282,10 +282,10 @@ def test_json_is_all_that_is_printed_and_true(in_run, capsys):
     assert "best.pt" in said and len(seen) == 2
     model, cfg, tok, _ = load_checkpoint("out/run/best.pt")
     problems = data.encode(data.load_json("data/test.json")[:2], cfg, tok)
-    prompts = [split(p, 2, cfg, tok)[0] for p in problems]
+    task, prompts = Task(cfg, tok), [row_for(p, 2, cfg, tok).prompt for p in problems]
     for s, p, (text, n_tokens, thoughts) in zip(seen, problems, solve(model, prompts, cfg, tok, 256)):
         assert s["writes"] == text.strip() and s["tokens_written"] == n_tokens
-        assert s["right"] == (find_answer(text, cfg) == s["expected"] == tok.decode(p.steps[-1]).strip())
+        assert s["right"] == (task.read_answer(text) == s["expected"] == tok.decode(p.steps[-1]).strip())
         assert [t["norm"] for t in s["thoughts"]] == pytest.approx(thoughts.norm(dim=-1).tolist())
         cosine = (F.normalize(thoughts[0], dim=0) @ F.normalize(thoughts[1], dim=0)).item()
         assert [t["cosine"] for t in s["thoughts"]] == [None, pytest.approx(cosine, abs=1e-5)]
@@ -325,22 +325,6 @@ def test_questions_from_the_terminal(in_run, capsys, monkeypatch):
     assert "cannot be answered" in said and "not in the training data: 'x'" in said
     monkeypatch.setattr(sys, "stdin", io.StringIO("a b b a start a"))
     assert len(asked(capsys, "--interactive")[0]) == 1
-
-
-def test_colour_is_for_terminals(in_run, capsys, monkeypatch):
-    """Catches escape codes in files, and for those who do not want them."""
-
-    def printed():
-        sample.main(["--out_dir=out/run", "--device=cpu", "--count=1"])
-        return capsys.readouterr().out
-
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    plain = printed()
-    assert "thought 2" in plain and "\033" not in plain
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    assert "\033[36m" in printed()
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert printed() == plain
 
 
 def test_analysis_and_pictures(in_run, capsys, monkeypatch):
@@ -388,6 +372,37 @@ def test_problems_of_different_lengths_are_answered_as_in_training(tmp_path, mon
     lengths = [len(problem["steps"]) for problem in data.load_json("data/test.json")]
     assert found["trained"]["thoughts"] == pytest.approx(sum(lengths) / 30) and {*lengths} == {1, 2, 3}
     assert found["controls"][0]["accuracy"] == found["trained"]["accuracy"]
+
+
+@pytest.mark.parametrize("method", "no_cot pause coconut+stop coconut+ponder lotus coconut+cut coconut+back".split())
+def test_all_kinds_of_models_are_analysed(method, tmp_path, monkeypatch, capsys):
+    """Catches a model that stops where it is made to think, or is made to think where it may stop; and a method whose
+    thoughts stand for other steps than the first."""
+    later = method.rpartition("+")[2]
+    if later not in ("no_cot", "pause"):
+        pytest.importorskip(f"methods.{later}")
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=6 --hops=1,3 --train=50 --valid=9 --test=30 --out_dir=data".split())
+    run_to_the_end([*hops_flags(), "--steps=3", "--max_latent_stage=3", f"--method={method}", "--out_dir=out"])
+    if later == "back":
+        with pytest.raises(UserError, match="not the first steps that are replaced"):
+            analyze.main(["out/best.pt", "--device=cpu"])
+        return
+    analyze.main(["out/best.pt", "--device=cpu"])
+    with open("out/analysis.json") as f:
+        found = json.load(f)
+    model, cfg, tok, _ = load_checkpoint("out/best.pt")
+    assert [row["thoughts"] for row in found["sweep"]] == ([0] if method == "no_cot" else [0, 1, 2, 3])
+    assert ("auto" in found) == (later in ("stop", "ponder"))
+    lengths = [len(problem["steps"]) for problem in data.load_json("data/test.json")]
+    if "auto" in found:
+        problems = data.encode(data.load_json("data/test.json"), cfg, tok)
+        solved = solve(model, [row_for(p, 3, cfg, tok).prompt for p in problems], cfg, tok, 9)
+        assert found["auto"]["thoughts"] == pytest.approx(sum(len(thoughts) for *_, thoughts in solved) / 30)
+    if later not in ("no_cot", "ponder"):  # ponder has trained all with as many as there may be
+        assert found["trained"]["thoughts"] == pytest.approx(sum(lengths) / 30)
+    if method not in ("no_cot", "pause"):
+        assert len(found["controls"]) == 5 and len(found["thoughts"]) == 3
 
 
 def test_what_stands_in_place_of_thoughts():

@@ -24,9 +24,10 @@ from torch.nn import functional as F
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", ".."))
 
+from coconut import Coconut
+from pretrained.export import write_safetensors
 from pretrained.hf_tokenizer import load_tokenizer
 from pretrained.llama import Llama
-from pretrained.weights import write_safetensors
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 NAMES = {  # GGUF's to Hugging Face's
@@ -178,7 +179,7 @@ def compare(folder, questions, n_thoughts=3):
     """Prints what differs between ours and transformers'; returns (relative error of the logits, perplexities)."""
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    model, tok = Llama.from_pretrained(folder).eval(), load_tokenizer(folder)
+    model, tok = Coconut(Llama.from_pretrained(folder)).eval(), load_tokenizer(folder)
     hf = LlamaForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()  # sdpa would be ours to the bit
     hf_tok = AutoTokenizer.from_pretrained(folder)
     rows = [tok.encode_ordinary(q) for q in questions]

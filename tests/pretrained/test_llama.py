@@ -5,6 +5,7 @@ The models are random and tiny; the file formats are the true ones. The last tes
 """
 
 import copy
+import importlib
 import importlib.util
 import json
 import os
@@ -12,23 +13,22 @@ import random
 
 import pytest
 import torch
-from helpers import HERE, fails, hub, run_to_the_end
+from helpers import HERE, fails, local_hub, run_to_the_end
 from torch.nn import functional as F
 
 import sample
 import train
 from checkpoint import load_checkpoint
+from coconut import Coconut
 from config import UserError, parse
-from lab import analyze
-from pretrained import export, hf_tokenizer, weights
-from pretrained.export import export_llama
+from curriculum import config_class
+from pretrained import export, hf_tokenizer, hub
+from pretrained.export import write_safetensors
 from pretrained.hf_tokenizer import load_tokenizer, write_tokenizer_json
-from pretrained.llama import Llama, LlamaBase, LlamaConfig
-from pretrained.weights import write_safetensors
-from run import Run
-from settings import TrainConfig
-from speed import fast
+from pretrained.llama import Llama, LlamaConfig
+from speed import fast, recompute
 from tokenizer import BOT, EOS, EOT, PAUSE, SPECIALS, make_tokenizer, to_text
+from train import Run
 
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
@@ -57,7 +57,7 @@ def random_hf(kind, vocab_size=61):
 
 def saved(hf, folder, **settings):
     hf.save_pretrained(folder, **settings)
-    return LlamaBase.from_pretrained(str(folder)).eval()
+    return Llama.from_pretrained(str(folder)).eval()
 
 
 @pytest.fixture(params=KINDS)
@@ -138,18 +138,15 @@ def test_a_past_can_be_read_on_from_twice(pair):
 
 
 @torch.no_grad()
-def test_rows_that_share_their_past(pair):
-    """Catches keys and values that stand there once for several rows, but are read as if each had its own."""
+def test_rows_of_a_past(pair):
+    """Catches rows that are repeated, or left out, in another order than their keys and values."""
     _, model = exact(*pair)
-    x, real = model.embed(TOKENS), real_like(TOKENS)
-    _, past = model.read(x[:, :6], real[:, :6])
-    futures = model.embed(torch.arange(24).view(6, 4))
-    together, longer = model.read(futures, real_like(futures), past.repeat(3))
-    together = together[-1], model.read(futures, real_like(futures), longer)[0][-1]
-    own = past.select(torch.arange(2).repeat_interleave(3))
-    alone, longer = model.read(futures, real_like(futures), own)
-    alone = alone[-1], model.read(futures, real_like(futures), longer)[0][-1]
-    assert max(map(relative, together, alone)) < 1e-12
+    x, rows = model.embed(TOKENS), torch.tensor([1, 0, 0, 1, 1])
+    future = model.embed(torch.arange(20).view(5, 4))
+    _, past = model.read(x[:, :6])
+    chosen = model.read(future, past=past.select(rows))[0][-1]
+    whole = model.read(torch.cat((x[rows, :6], future), 1))[0][-1]
+    assert relative(chosen, whole[:, 6:]) < 1e-12
 
 
 @torch.no_grad()
@@ -182,9 +179,7 @@ def think_there(hf, tokens, n):
 
 def as_thinker(model):
     """The same model with the method's loop."""
-    thinker = Llama(model.config).to(model.norm.weight.dtype).eval()
-    thinker.load_state_dict(model.state_dict())
-    return thinker
+    return Coconut(copy.deepcopy(model)).eval()
 
 
 @torch.no_grad()
@@ -204,33 +199,29 @@ def test_thinking_equals_transformers(pair):
         assert ours[n].tolist() == theirs
 
 
-@pytest.mark.parametrize("fast_too", [False, True])
-def test_the_gradient_through_thoughts(pair, fast_too):
+@pytest.mark.parametrize("speed", ["", "fast", "recompute"])
+def test_the_gradient_through_thoughts(pair, speed):
     """Loss and all gradients as by the naive loop, in which everything is read anew for each thought."""
     hf, model = exact(*pair)
     model = as_thinker(model).train()
-    if fast_too:
-        fast.speed_up(model)
-    for checkpointing in False, True:
-        model.config.gradient_checkpointing = checkpointing
-        hf.zero_grad()
-        model.zero_grad()
-        x = torch.cat((think_there(hf, TOKENS[:, :6], 3), hf.get_input_embeddings()(TOKENS[:, 6:9])), 1)
-        logits = hf(inputs_embeds=x).logits[:, 8:11]
-        theirs = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 6:9].flatten())
-        theirs.backward()
-        _, ours = model(TOKENS[:, :6], torch.tensor([6, 6]), 3, TOKENS[:, 6:9], TOKENS[:, 6:9])
-        ours.backward()
-        assert relative(ours, theirs) < 1e-10
-        grads = {k.removeprefix("model."): p.grad for k, p in hf.named_parameters()}
-        for name, p in model.named_parameters():
-            assert relative(p.grad, grads[name]) < 1e-10, name
+    if speed:
+        {"fast": fast, "recompute": recompute}[speed].speed_up(model)
+    x = torch.cat((think_there(hf, TOKENS[:, :6], 3), hf.get_input_embeddings()(TOKENS[:, 6:9])), 1)
+    logits = hf(inputs_embeds=x).logits[:, 8:11]
+    theirs = F.cross_entropy(logits.flatten(0, 1), TOKENS[:, 6:9].flatten())
+    theirs.backward()
+    _, ours = model(TOKENS[:, :6], torch.tensor([6, 6]), 3, TOKENS[:, 6:9], TOKENS[:, 6:9])
+    ours.backward()
+    assert relative(ours, theirs) < 1e-10
+    grads = {k.removeprefix("model."): p.grad for k, p in hf.named_parameters()}
+    for name, p in model.named_parameters():
+        assert relative(p.grad, grads[name.removeprefix("base.")]) < 1e-10, name
 
 
 @pytest.mark.parametrize("name", ["layer:-2+suppressed:0.5", "fusion", "projection", "gate", "zero", "embedding"])
 def test_other_feedbacks(name):
     """Catches what a feedback needs of a base model and does not find here."""
-    model = Llama(LlamaConfig(2, 4, 2, 8, 32, 64, 64, 61, feedback=name))
+    model = Coconut(Llama(LlamaConfig(2, 4, 2, 8, 32, 64, 64, 61)), name)
     _, loss = model(TOKENS[:, :6], torch.tensor([6, 4]), torch.tensor([3, 2]), TOKENS[:, 6:9], TOKENS[:, 6:9])
     loss.backward()
     assert all(p.grad is not None for p in model.parameters())
@@ -239,7 +230,7 @@ def test_other_feedbacks(name):
 def test_from_scratch_it_starts_as_it_should_and_learns():
     """Catches an initialisation that is left out, and dropout that is on in eval mode or off in training."""
     torch.manual_seed(0)
-    model = LlamaBase(LlamaConfig(2, 4, 2, 8, 32, 64, 64, 61, qkv_bias=True, qk_norm=True, dropout=0.2))
+    model = Llama(LlamaConfig(2, 4, 2, 8, 32, 64, 64, 61, qkv_bias=True, qk_norm=True, dropout=0.2))
     logits = [model.head(model.read(model.embed(TOKENS), real_like(TOKENS))[0][-1]) for _ in range(2)]
     assert not torch.equal(*logits)
     model.eval()
@@ -272,7 +263,7 @@ def test_bfloat16_by_autocast(pair):
 @pytest.mark.parametrize("tie", [True, False])
 def test_grow_vocab(tie):
     """Catches a head that does not grow with the embedding, and unused rows that keep their random values."""
-    model = LlamaBase(LlamaConfig(1, 2, 1, 4, 8, 16, 32, 20, tie=tie))
+    model = Llama(LlamaConfig(1, 2, 1, 4, 8, 16, 32, 20, tie=tie))
     old = model.embed_tokens.weight.detach().clone()
     model.grow_vocab(23, like=5, unused=[18, 19])
     new = model.embed_tokens.weight
@@ -284,7 +275,7 @@ def test_grow_vocab(tie):
     assert len(model.embed_tokens.weight) == 23
     model.grow_vocab(24)
     assert torch.allclose(model.embed_tokens.weight[23], new.mean(0))
-    model.load_state_dict(LlamaBase(model.config).state_dict())
+    model.load_state_dict(Llama(model.config).state_dict())
 
 
 # ---------------------------------------------------------------- files
@@ -308,7 +299,7 @@ def test_all_kinds_of_files_load(kind, form, tmp_path):
         else:
             old = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}
             write_safetensors(tmp_path / "model.safetensors", hf.state_dict() | old)
-        model = LlamaBase.from_pretrained(str(tmp_path)).eval()
+        model = Llama.from_pretrained(str(tmp_path)).eval()
     theirs = {k.removeprefix("model."): t for k, t in hf.state_dict().items()}
     for name, t in model.state_dict().items():
         assert t.dtype == torch.float32 and torch.equal(t, theirs[name]), name
@@ -322,8 +313,8 @@ def test_export_and_back(kind, tmp_path):
     train_tokenizer("digits", ["some text and some more text, 12345"]).save(str(tmp_path / "theirs" / "tokenizer.json"))
     tok = load_tokenizer(str(tmp_path / "theirs"))
     model.grow_vocab(tok.n_vocab)
-    export_llama(model, tok, str(tmp_path / "ours"))
-    again = LlamaBase.from_pretrained(str(tmp_path / "ours")).eval()
+    export.export(model, tok, str(tmp_path / "ours"))
+    again = Llama.from_pretrained(str(tmp_path / "ours")).eval()
     assert again.config == model.config
     assert all(torch.equal(t, model.state_dict()[name]) for name, t in again.state_dict().items())
     there = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours").eval()
@@ -351,17 +342,17 @@ def test_a_model_from_the_hub(tmp_path, monkeypatch):
         "size": os.path.getsize(folder / "model.safetensors"),
         "sha256": None,
     }
-    monkeypatch.setitem(weights.PINNED, "small", pinned)
-    with hub(tmp_path / "hub", monkeypatch):
+    monkeypatch.setitem(hub.PINNED, "small", pinned)
+    with local_hub(tmp_path / "hub", monkeypatch):
         for source in "hf:me/small@v1", "small":
-            model = LlamaBase.from_pretrained(source)
+            model = Llama.from_pretrained(source)
             assert torch.equal(model.norm.weight, hf.model.norm.weight)
             assert load_tokenizer(source).decode(load_tokenizer(source).encode_ordinary("text")) == "text"
-        monkeypatch.setitem(weights.PINNED["small"], "size", 5)
+        monkeypatch.setitem(hub.PINNED["small"], "size", 5)
         with pytest.raises(UserError, match="expected 5"):
-            LlamaBase.from_pretrained("small")
+            Llama.from_pretrained("small")
     for name in "smollm2-135m", "qwen2.5-0.5b", "qwen3-0.6b":
-        assert weights.on_hub(name).startswith("hf:") and len(weights.on_hub(name).partition("@")[2]) == 40
+        assert hub.on_hub(name).startswith("hf:") and len(hub.on_hub(name).partition("@")[2]) == 40
 
 
 @pytest.mark.parametrize(
@@ -397,7 +388,7 @@ def test_what_is_not_supported_is_said(change, message, tmp_path):
     path = tmp_path / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     with pytest.raises(UserError, match=message) as e:
-        LlamaBase.from_pretrained(str(tmp_path))
+        Llama.from_pretrained(str(tmp_path))
     assert "\n" not in str(e.value)
 
 
@@ -407,15 +398,15 @@ def test_a_folder_without_config_or_with_another_head(tmp_path):
     state = hf.state_dict()
     write_safetensors(tmp_path / "model.safetensors", state | {"lm_head.weight": state["lm_head.weight"] + 1})
     with pytest.raises(UserError, match="lm_head.weight differs from the embedding"):
-        LlamaBase.from_pretrained(str(tmp_path))
+        Llama.from_pretrained(str(tmp_path))
     os.remove(tmp_path / "config.json")
     with pytest.raises(UserError, match="no config.json"):
-        LlamaBase.from_pretrained(str(tmp_path))
+        Llama.from_pretrained(str(tmp_path))
 
 
 # ---------------------------------------------------------------- tokenizers
 
-CORPUS = open(weights.__file__, encoding="utf-8").read().split("\n") + [
+CORPUS = open(hub.__file__, encoding="utf-8").read().split("\n") + [
     "Der Fuchs läuft über die Brücke; it's 12,345.67 € or 3/4, isn't it?  We'll see   what\tthey've got.\r\n\r\n",
     "日本語のテキスト、한국어 텍스트, текст на русском",
     "١٢٣ and ½ ² Ⅷ, emoji 🙂🎉, e\u0301 a\u030a",
@@ -645,7 +636,7 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
     os.rename("source", "moved")  # from here on it is not needed
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
     assert open("out/whole/log.txt").read() == open("out/parts/log.txt").read()
-    assert parts.model.config.feedback == feedback and parts.model.config.qk_norm == kind.startswith("qwen3")
+    assert parts.cfg.feedback == feedback and parts.model.config.qk_norm == kind.startswith("qwen3")
     assert parts.cfg.n_kv_head == 2 and parts.cfg.model == "llama" and parts.cfg.block_size == 64
 
     def says(main, *argv):
@@ -655,7 +646,7 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
     assert "on 8 problems" in says(train.main, "--eval_only=out/parts", "--device=cpu")
     seen = says(sample.main, "out/parts", "--count=1", "--max_new_tokens=9")
     assert "thought 6" in seen and "WARNING" not in seen
-    assert "answers with other thoughts" in says(analyze.main, "out/parts", "--count=8")
+    assert "answers with other thoughts" in says(importlib.import_module("lab.analyze").main, "out/parts", "--count=8")
     assert "tokenizer.json" in says(export.main, "out/parts", "exported")
     assert ("thinking.safetensors" in os.listdir("exported")) == (feedback == "gate")
 
@@ -699,7 +690,7 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
         assert folder["thoughts"] == ours["thoughts"]
     os.makedirs("hub/me/thinker/resolve")  # the same folder, but somebody has uploaded it
     os.symlink(os.path.abspath("exported"), "hub/me/thinker/resolve/main")
-    with hub("hub", monkeypatch):
+    with local_hub("hub", monkeypatch):
         assert json.loads(says(sample.main, "--init_from=hf:me/thinker", *ask))["questions"][0] == theirs[0]
     if feedback == "gate":
         os.remove("exported/thinking.safetensors")
@@ -714,8 +705,8 @@ def test_pretrained_weights_go_through_all_scripts(kind, unused, feedback, sourc
 def test_new_tokens_begin_as_others(kind, unused, source):
     """Catches special tokens that keep the values of rows that were never trained."""
     hf = source(kind, unused)
-    run = Run(parse(TrainConfig, [*SMALL, "--tokenizer=source", "--max_latent_stage=2", "--out_dir=out"], ""))
-    theirs, ours = hf.state_dict(), run.model.state_dict()
+    run = Run(parse(config_class, [*SMALL, "--tokenizer=source", "--max_latent_stage=2", "--out_dir=out"], ""))
+    theirs, ours = hf.state_dict(), run.model.base.state_dict()
     first = run.tok.encode_single_token(BOT)
     assert first == len(theirs["lm_head.weight"]) - unused == run.tok.n_vocab - 3
     (like,) = run.tok.encode_ordinary("<<")
@@ -770,6 +761,6 @@ def test_real_weights_write_sense(tmp_path):
     gguf_to_folder.convert(path, str(tmp_path))
     error, (ours, theirs) = gguf_to_folder.compare(str(tmp_path), gguf_to_folder.PROMPTS[:1])
     assert error < 1e-4 and abs(ours / theirs - 1) < 1e-5
-    model, tok = Llama.from_pretrained(str(tmp_path)).eval(), load_tokenizer(str(tmp_path))
+    model, tok = Coconut(Llama.from_pretrained(str(tmp_path))).eval(), load_tokenizer(str(tmp_path))
     question = torch.tensor([tok.encode_ordinary("The capital of France is")])
     assert tok.decode(model.generate(question, torch.tensor([5]), 0, max_new_tokens=2)[0].tolist()) == " Paris."

@@ -6,10 +6,10 @@ Each test names the mistake that it would catch.
 
 import numpy as np
 import pytest
-from helpers import command
+from helpers import command, only_with
 
 import data
-from settings import TrainConfig
+from config import TrainConfig
 from speed import bench
 
 
@@ -21,22 +21,32 @@ def test_the_benchmark_measures_feedbacks(monkeypatch, capsys):
     assert [line[0] for line in lines[-2:]] == ["last", "gate"] and float(lines[-2][2]) == 1
 
 
-def test_the_benchmark_measures(tmp_path):
-    """Catches a benchmark that does not run, or that counts padding where there is none."""
-    done = command(tmp_path, "speed.bench", "--parts=step,memory", "--thoughts=0,2", "--batch_size=2", "--rounds=1")
+@pytest.mark.parametrize("flags, names", [((), ("",)), (("--fast",), ("", "_with_fast"))])
+def test_the_benchmark_measures(flags, names, tmp_path):
+    """Catches a benchmark that does not run, and one that takes time for what nobody has asked for."""
+    few = ["--thoughts=0,2", "--batch_size=2", "--rounds=1"]
+    done = command(tmp_path, "speed.bench", "--parts=step,memory", *few, *flags)
     assert done.returncode == 0, done.stderr
     values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
-    names = {f"step_over_plain{which}_n{n}" for which in ("", "_with_fast") for n in (0, 2)}
-    assert values.keys() == names and min(map(float, values.values())) > 0
-    done = command(tmp_path, "speed.bench", "--parts=methods", "--thoughts=6", "--batch_size=2", "--rounds=1")
-    assert done.returncode == 0, done.stderr
-    values = dict(line.split() for line in done.stdout.splitlines() if "_over_cot_n" in line)
+    assert values.keys() == {f"step_over_plain{which}_n{n}" for which in names for n in (0, 2)}
+    assert min(map(float, values.values())) > 0 and "memory that a step adds" in done.stdout
+
+
+@only_with(*(f"methods/{name}.py" for name in ("simcot", "codi", "pccot", "lotus")))
+def test_the_benchmark_measures_methods(capsys):
+    """Catches a method that it knows by an old name."""
+    bench.main(["--parts=methods", "--thoughts=6", "--batch_size=2", "--rounds=1"])
+    said = capsys.readouterr().out
+    values = dict(line.split() for line in said.splitlines() if "_over_cot_n" in line)
     kinds = set(bench.KINDS) - {"cot"}
     assert values.keys() == {f"{kind}_over_cot_n6" for kind in kinds} and len(kinds) == 8
-    assert "takes less than coconut" in done.stdout and min(map(float, values.values())) > 0
+    assert "takes less than coconut" in said and min(map(float, values.values())) > 0
+
+
+def test_padding_is_counted():
+    """Catches padding that is counted where there is none."""
     cfg = TrainConfig(batch_size=2, sort_window=1)
     bounds, first = np.array([0, 4, 7, 11, 12]), np.array([0, 2, 4])  # two problems: 4 + 3 and 4 + 1 tokens
     two = data.Problems(np.arange(12), bounds, first)
-    assert bench.padding_share(two, 0, cfg) == pytest.approx(
-        2 / 18
-    )  # prefixes of 5, suffixes of 4 and 2 with their markers
+    share = bench.padding_share(two, 0, cfg)  # prefixes of 5, suffixes of 4 and 2 with their markers
+    assert share == pytest.approx(2 / 18)

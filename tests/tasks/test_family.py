@@ -15,12 +15,12 @@ import prepare_hops
 import prepare_prosqa
 import sample
 import train
-from checkpoint import new_model
-from config import parse, read_config_file
-from data import encode, find_pieces, load_json, step_distance
-from run import Run
-from settings import TrainConfig
+from checkpoint import new_base
+from config import TrainConfig, parse
+from curriculum import config_class, make_model
+from data import encode, find_pieces, load_json
 from tasks import prepare_family
+from tasks.facts import step_distance
 from tasks.prepare_family import MEN, WOMEN
 from tokenizer import make_tokenizer
 
@@ -122,8 +122,7 @@ def test_the_config_trains_resumes_and_samples(tmp_path, monkeypatch, capsys):
     """A few steps of configs/family.py: catches settings that do not fit the data, or each other."""
     monkeypatch.chdir(tmp_path)
     prepare_family.main("--train=64 --valid=8 --test=8".split())
-    settings = read_config_file(TrainConfig, os.path.join(HERE, "configs", "family.py"))
-    flags = [f"--{k}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for k, v in settings.items()]
+    flags = [os.path.join(HERE, "configs", "family.py")]
     flags += ["--steps=2", "--eval_every=1", "--batch_size=8", "--log_every=1", "--master_at=0"]
     run = run_to_the_end(flags)
     again = run_to_the_end([*flags, "--out_dir=again"], stop_at=(1, 5))
@@ -167,11 +166,11 @@ def test_weights_are_drawn_for_the_sentences(init, said, tmp_path, monkeypatch, 
     prepare_family.main("--train=30 --valid=5 --test=5".split())
     prepare_hops.main("--train=30 --valid=5 --test=5".split())
     for name, where in (("family", "5 tokens before it"), ("hops", "1 token after it")):
-        cfg = parse(TrainConfig, [os.path.join(HERE, "configs", f"{name}.py"), f"--init={init}"], "", takes_file=True)
-        run = Run(cfg)
+        cfg = parse(config_class, [os.path.join(HERE, "configs", f"{name}.py"), f"--init={init}"], "", takes_file=True)
+        run = train.Run(cfg)
         assert f"a step stands {where}: --init=induction {said}" in capsys.readouterr().out
         torch.manual_seed(cfg.seed)
-        model = new_model(cfg, run.tok)
+        model = make_model(new_base(cfg, run.tok), cfg, run.tok)
         same = all(a.equal(b) for a, b in zip(model.parameters(), run.model.parameters()))
         assert same == (name == "hops" or init == "gpt2")
         run.lock.close()
@@ -188,7 +187,7 @@ def plateaus(flags, capsys):
 
 def test_a_plateau_is_said_once(tmp_path, monkeypatch, capsys):
     """Catches a stage 0 at chance that says nothing for thousands of steps, and an alarm where something is learned."""
-    monkeypatch.setattr("run.PLATEAU", 100)
+    monkeypatch.setattr("lab.advice.PLATEAU", 100)
     monkeypatch.chdir(tmp_path)
     prepare_hops.main("--nodes=5 --hops=1 --train=90 --valid=9 --test=9 --out_dir=data".split())
     assert plateaus(["--lr=0"], capsys) == 1

@@ -15,7 +15,6 @@ from helpers import HERE, fails
 import curriculum
 from config import parse
 from data import load_json
-from settings import TrainConfig
 from tasks import prepare_prontoqa
 
 RULE = re.compile(r"(?:Every|Each) (\w+) is (not )?(?:an? )?(\w+)")
@@ -162,7 +161,7 @@ def test_files(tmp_path, monkeypatch):
 def test_configs_train_the_papers_50_epochs(name, thoughts):
     """Catches a last stage that is too long, or that still writes steps, and problems that think too little."""
     path = os.path.join(HERE, "configs", f"{name}.py")
-    cfg = parse(TrainConfig, [path], "", takes_file=True)
+    cfg = parse(curriculum.config_class, [path], "", takes_file=True)
     stages, _ = curriculum.stages(cfg, longest=6)
     assert stages == [0, 1, 2, 3, 4, 5, 6] and sum(curriculum.for_stage(cfg.epochs, stage) for stage in stages) == 50
     assert [curriculum.count(n_steps, 6, cfg) for n_steps in (6, 3)] == [(6, thoughts[0]), (3, thoughts[1])]

@@ -1,14 +1,13 @@
 """
-When is an answer right? The same text; or, told apart from it, the same number written otherwise.
+Answers that are numbers: with --task=numbers one is right if it is the same number, in whatever way it is written.
 
-Paths in graphs are graded in graphs.py.
-
-    same_number("$1,234.50", "2469/2")  ->  "number"
-    read_answer("1+1=2\\n### 2", "###") ->  "2"
+    same_number("$1,234.50", "2469/2")  ->  True
 """
 
 import re
 from fractions import Fraction
+
+import curriculum
 
 LONGEST = 1000  # characters of a number, and
 LARGEST = 9999  # its power of ten: so that 1e999999999 takes no memory; what is beyond is compared as text
@@ -47,27 +46,20 @@ def read_number(text):
 
 
 def same_number(answer, right):
-    """By which rule two answers (texts, or None) are equal: "text", "number", or "" if they are not.
+    """Whether two answers (texts, or None) are equal, as texts or as numbers.
 
     Numbers are compared exactly, whatever their length. Seen through are thousands separators, signs of any kind,
     fractions, powers of ten, a currency, a percent sign or a word after the number, so that $18, 18 dollars and 18 are
     equal, and $18 per hour, too. But 18 dollars and 18 cents are not, nor 25% and 0.25, nor 1,2 and 12.
     """
     if answer is None or right is None:
-        return ""
-    if answer == right:
-        return "text"
+        return False
     a, b = read_number(answer), read_number(right)
-    if not a or not b or a[0] != b[0]:
-        return ""
-    return "number" if all(unit == other for unit, other in zip(a[1], b[1])) else ""
+    if not a or not b:
+        return answer == right
+    return a[0] == b[0] and all(unit == other for unit, other in zip(a[1], b[1]))
 
 
-def read_answer(text, mark, commas=True):
-    """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark.
-
-    commas=False takes all of them out, as the official code does: for GSM8K, where they only separate thousands.
-    """
-    _, found, answer = text.rpartition(mark)
-    answer = answer if commas else answer.replace(",", "")
-    return answer.strip() if found else None
+class Task(curriculum.Task):
+    def is_right(self, answer, expected):
+        return same_number(answer, expected)

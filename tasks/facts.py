@@ -1,20 +1,51 @@
 """
-How weights begin. GPT-2's way is in model.py; this is another, for tasks in which things have to be looked up.
+Weights that look facts up, in tasks where a fact is worded otherwise than as "a b |" (checkpoint.induction).
 
-A fact such as "a b |" is looked up in two steps (an induction head; Olsson et al. 2022, 2209.11895): in the first layer
-each token looks at the one before it, so that b knows that it follows a; in the second, whoever has a in mind finds
-that b. In "Anna is the mother of Bob." it is five tokens, and who asks for Bob's mother needs what stands before: then
-Bob fetches Anna in the first layer, and in the second, whoever has Bob in mind finds this Bob, and takes her.
-
-From GPT-2's random weights it takes a long time until the two happen to fit together, and nothing else can be learned
-before. Here they fit from the beginning, which is a matter of how the matrices are drawn (as in mimetic initialisation;
-Trockman and Kolter 2023, 2305.09828). All of them are trained as usual.
+In "Anna is the mother of Bob." what is looked up stands five tokens before, and who asks for Bob's mother needs what
+stands before: so Bob fetches Anna in the first layer, and in the second, whoever has Bob in mind finds this Bob, and
+takes her. train.py calls fit() if this file is there.
 """
 
 import math
+from collections import Counter, defaultdict
+from itertools import islice
 
 import torch
 from torch import nn
+
+
+def fit(run):
+    """Fit the initial weights to this task's distance, or say what --init=induction would do."""
+    cfg, problems = run.cfg, run.all_problems[0]["train"]
+    distance = step_distance(problems)
+    if distance is not None:
+        where = f"{abs(distance)} token{'' if abs(distance) == 1 else 's'} {'after' if distance > 0 else 'before'} it"
+        does = "looks there" if cfg.init == "induction" else "would look there from the first training step on"
+        print(f"{cfg.data_dir[0]}: in the questions, what follows a step stands {where}: --init=induction {does}")
+    elif cfg.init == "induction":
+        print(f"{cfg.data_dir[0]}: what follows a step has no fixed place in the questions: --init=induction")
+        print("    looks one token after it (docs/own_data.md)")
+    if cfg.init == "induction" and distance not in (None, 1):  # it has been drawn for 1
+        induction(run.model.base, distance)
+
+
+def step_distance(problems):
+    """How many tokens after a step the next one stands in the question, in most problems; negative: before it.
+
+    In "a b | b c |" with the steps b, c it is 1; in "Cid is the son of Bob. Bob is the son of Al." with Bob, Al it is
+    5. None if there is no such distance in 90 % of the pairs, of steps of one token, in the first 1,000 problems.
+    """
+    counts, n = Counter(), 0
+    for question, steps, _ in islice(problems, 1000):
+        places = defaultdict(list)
+        for i, token in enumerate(question):
+            places[token].append(i)
+        for a, b in zip(steps, steps[1:]):
+            if len(a) == len(b) == 1 and a != b:
+                counts.update({j - i for i in places[a[0]] for j in places[b[0]]})
+                n += 1
+    best = max(counts, key=lambda d: (counts[d], -abs(d), d), default=None)
+    return best if counts[best] >= 0.9 * n > 0 else None
 
 
 @torch.no_grad()
