@@ -23,20 +23,10 @@ from functools import lru_cache
 
 import torch
 
+import checkpoint
 import curriculum
 import data
-from checkpoint import (
-    FORMAT,
-    discard,
-    initial_model,
-    load_checkpoint,
-    lock,
-    pick_device,
-    sizes,
-    source_tokenizer,
-    team,
-    write_checkpoint,
-)
+from checkpoint import team
 from config import UserError, cli, ours, parse, upstairs
 from curriculum import for_stage
 from evaluate import evaluate, evaluate_only, precision, show_answer, show_progress, show_results, show_stage, show_test
@@ -69,18 +59,18 @@ class Run:
     LENGTHS = "steps", "epochs"
 
     def __init__(self, cfg):
-        self.cfg, self.device = cfg, team().start(pick_device(cfg.device))
+        self.cfg, self.device = cfg, team().start(checkpoint.pick_device(cfg.device))
         self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
         self.check_folder()
         self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0, "valid": {}, "valid_at": 0,
                          "trained": (0.0, 0), "watch": {}}  # fmt: skip
         torch.manual_seed(cfg.seed)
-        saved = load_checkpoint(self.last) if cfg.resume else None
+        saved = checkpoint.load_checkpoint(self.last) if cfg.resume else None
         self.load_data(saved)
         self.make_plan()
         if team().rank == 0:
             os.makedirs(cfg.out_dir, exist_ok=True)
-            self.lock = lock(os.path.join(cfg.out_dir, "lock"))
+            self.lock = checkpoint.lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed + team().rank)  # for dropout: each process has other examples
         self.thread = ThreadPoolExecutor(1)
         self.model.to(self.device).train()
@@ -95,7 +85,7 @@ class Run:
         self.saved_at = time.monotonic()
         if team().rank == 0:
             if cfg.overwrite:
-                discard(cfg.out_dir)
+                checkpoint.discard(cfg.out_dir)
             self.open_log()
             # what an interrupted run logged after its last checkpoint will come again
             self.log_file.truncate(min(self.progress["log_size"], os.path.getsize(self.log_file.name)))
@@ -118,7 +108,7 @@ class Run:
         if cfg.tokenizer == "source":
             if cfg.init_from == "scratch":
                 raise UserError("--tokenizer=source is that of the weights in init_from, which is 'scratch'")
-            self.tok = saved[2] if saved else source_tokenizer(cfg.init_from)
+            self.tok = saved[2] if saved else checkpoint.source_tokenizer(cfg.init_from)
             self.pieces = [to_text(self.tok)]
         else:
             pieces = set()
@@ -130,9 +120,9 @@ class Run:
         if saved:
             self.model = saved[0]
             if cfg.init_from != "scratch":
-                self.cfg = sizes(self.model.base, curriculum.change(cfg, model=saved[1].model))
+                self.cfg = checkpoint.sizes(self.model.base, curriculum.change(cfg, model=saved[1].model))
         else:
-            self.model, self.cfg = initial_model(cfg, self.tok)
+            self.model, self.cfg = checkpoint.initial_model(cfg, self.tok)
             for name in ("n_layer", "n_head", "n_embd", "block_size"):
                 has, given = getattr(self.cfg, name), getattr(cfg, name)
                 if has != given and cfg.given.get(name) == f"--{name}":  # a config file may be that of other weights
@@ -248,7 +238,7 @@ class Run:
         if path == self.last:
             more |= {"optimizer": moments, "objective": self.objective.own_state()}
         self.progress["log_size"] = os.fstat(self.log_file.fileno()).st_size
-        checkpoint = {
+        state = {
             "model": weights,
             "config": dataclasses.asdict(self.cfg),
             "base": dataclasses.asdict(self.model.config),
@@ -257,9 +247,9 @@ class Run:
             "stage": self.plan[min(self.progress["index"], len(self.plan) - 1)],
             "data": self.data_keys(),
             "progress": self.progress,
-            "format": FORMAT,
+            "format": checkpoint.FORMAT,
         }
-        write_checkpoint(path, checkpoint | more)
+        checkpoint.write_checkpoint(path, state | more)
 
     def save_last(self):
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None
@@ -432,7 +422,7 @@ def train(cfg, argv):
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     show_results(run)
 
-    run.model = load_checkpoint(run.best)[0].to(run.device)
+    run.model = checkpoint.load_checkpoint(run.best)[0].to(run.device)
     print()
     test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
     for name, value in test.items():
