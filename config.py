@@ -268,7 +268,7 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     """An instance of cls from the command line; what stands alone is a config file, if the script takes one.
 
     cls: a dataclass, or a function from {name: value}, as they are written, to one: some settings belong to what
-    others choose. places: the settings that may come without their names, in this order. The instance's `given` says
+    others choose. places: the settings that may come without their names, in this order. The instance's `origin` says
     which settings are not left at their defaults: {name: "--name", or "name in FILE"}; `left_out` names those of the
     file that belong to something else than the command line has chosen. UserError for anything that is not understood;
     `--help` prints doc and the settings, and exits.
@@ -293,7 +293,7 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     values = {name: check(own, name, from_text(own, name, text), "command line") for name, text in flags.items()}
     cfg = own(**settings | values)
     cfg.left_out = [f"{name}={shown(value)}" for name, value in written.items() if name in other]
-    cfg.given = {name: f"{name} in {file}" for name in settings} | {name: f"--{name}" for name in values}
+    cfg.origin = {name: f"{name} in {file}" for name in settings} | {name: f"--{name}" for name in values}
     return cfg
 
 

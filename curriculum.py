@@ -70,14 +70,14 @@ class Row(NamedTuple):
     n: int  # thoughts
     suffix: list[int]
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
-    n_given: int = 0  # so many tokens of the suffix are given (<eot>); the rest is what the model should write
+    n_eot: int = 0  # so many tokens of the suffix are given (<eot>); the rest is what the model should write
     replaced: list = []  # the steps that are not written: what the thoughts, or pauses, stand for
     extra: dict = {}  # what a method wants besides, by name: numbers, lists, lists of lists, or further Rows
 
     @property
     def prompt(self):
         """What the model is given when it has to answer; extra["most"]: thoughts, if it decides itself how many."""
-        return Prompt(self.prefix, self.extra.get("most", self.n), self.suffix[: self.n_given])
+        return Prompt(self.prefix, self.extra.get("most", self.n), self.suffix[: self.n_eot])
 
 
 def stages(cfg, longest):
@@ -329,7 +329,7 @@ def change(cfg, **changes):
     values = dataclasses.asdict(cfg) | changes
     cls = config_class(values)
     new = cls(**{f.name: values[f.name] for f in dataclasses.fields(cls) if f.name in values})
-    new.given, new.left_out = getattr(cfg, "given", {}), getattr(cfg, "left_out", [])
+    new.origin, new.left_out = getattr(cfg, "origin", {}), getattr(cfg, "left_out", [])
     return new
 
 
@@ -340,11 +340,11 @@ def leave_out(cfg):
     """
     weights, changes = objective_class(cfg).all_weights(), {}
     unknown = [text for text in cfg.losses if text.partition(":")[0] not in weights]
-    if unknown and cfg.given["losses"] != "--losses":
+    if unknown and cfg.origin["losses"] != "--losses":
         changes["losses"] = tuple(text for text in cfg.losses if text not in unknown)
         cfg.left_out += [f"the loss {text}" for text in unknown]
     if cfg.feedback != "last" and kind_of(cfg.method).instead != "thought":
-        if cfg.given["feedback"] == "--feedback":
+        if cfg.origin["feedback"] == "--feedback":
             raise UserError(f"feedback={cfg.feedback}: method={cfg.method} does not think")
         changes["feedback"] = "last"
         cfg.left_out.append(f"feedback={cfg.feedback}")

@@ -145,7 +145,7 @@ def describe(row, problem, pause):
     thinks = f"{n} {thing}{'' if n == 1 else 's'}"
     if n_steps == 0:
         return f"no problem has steps: {f'{thinks}, and then ' if n else ''}nothing is written but the answer"
-    missing = sum(map(len, problem.steps)) + len(problem.answer) + row.n_given - len(row.suffix)
+    missing = sum(map(len, problem.steps)) + len(problem.answer) + row.n_eot - len(row.suffix)
     if n_replaced == 0 and missing == 0:
         return "every step is written" + (f", after {thinks}" if n else "")
     if row.replaced == problem.steps or (n_replaced == 0 and missing == sum(map(len, problem.steps))):
@@ -236,14 +236,14 @@ def check_given(cfg, path, saved_cfg):
 
     It brings its settings along: who gives the same ones is not misled.
     """
-    idle = [f"{how} (there: {getattr(saved_cfg, k, None)!r})" for k, how in cfg.given.items()
+    idle = [f"{how} (there: {getattr(saved_cfg, k, None)!r})" for k, how in cfg.origin.items()
             if k not in ACTS and getattr(cfg, k) != getattr(saved_cfg, k, None)]  # fmt: skip
     if idle:
         raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
-    if "eval_file" in cfg.given and cfg.given.get("data_dir") == "--data_dir":
+    if "eval_file" in cfg.origin and cfg.origin.get("data_dir") == "--data_dir":
         raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
-    if "data_dir" in cfg.given and len({*cfg.data_dir}) > 1:
-        raise UserError(f"--eval_only={path}: {cfg.given['data_dir']} names several folders, expected one")
+    if "data_dir" in cfg.origin and len({*cfg.data_dir}) > 1:
+        raise UserError(f"--eval_only={path}: {cfg.origin['data_dir']} names several folders, expected one")
 
 
 def evaluate_only(cfg):
@@ -252,7 +252,7 @@ def evaluate_only(cfg):
     if is_ours(path):
         model, saved_cfg, tok, saved = load_checkpoint(path)
         check_given(cfg, path, saved_cfg)
-        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.given or k in ("eval_batch_size", "device", "dtype")}
+        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.origin or k in ("eval_batch_size", "device", "dtype")}
         cfg, pieces, stage = change(saved_cfg, **wanted), saved["pieces"], saved["stage"]
     else:
         model, cfg, tok, pieces, stage = upstairs("pretrained", "weights").to_evaluate(path, cfg)

@@ -76,7 +76,7 @@ def load(args):
             raise UserError("--init_from: expected --question or --file or --interactive with it")
         tok, method = source_tokenizer(args.init_from), "coconut" if args.latent else "cot"
         cfg = config_class({})(tokenizer=tok.name, method=method)
-        cfg.given = {}
+        cfg.origin = {}
         model, cfg = from_elsewhere(args.init_from, cfg, tok)
         print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
         return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}

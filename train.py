@@ -125,7 +125,7 @@ class Run:
             self.model, self.cfg = checkpoint.initial_model(cfg, self.tok)
             for name in ("n_layer", "n_head", "n_embd", "block_size"):
                 has, given = getattr(self.cfg, name), getattr(cfg, name)
-                if has != given and cfg.given.get(name) == f"--{name}":  # a config file may be that of other weights
+                if has != given and cfg.origin.get(name) == f"--{name}":  # a config file may be that of other weights
                     where = f"{name} is {has!r} in the weights, {cfg.init_from}"
                     raise UserError(f"--{name}={given} has no effect: {where}")
         loaded = {path: data.load(path, self.cfg, self.tok, self.pieces) for paths in files for path in paths.values()}
@@ -435,7 +435,7 @@ def main(argv):
     if int(os.environ.get("RANK", 0)) > 0:
         sys.stdout = open(os.devnull, "w")  # of several processes only the first prints
     cfg = parse(curriculum.config_class, argv, __doc__, takes_file=True)
-    if cfg.eval_only or cfg.given.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
+    if cfg.eval_only or cfg.origin.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
         code = evaluate_only(cfg)
     elif cfg.eval_file:
         raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")

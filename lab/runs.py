@@ -153,7 +153,7 @@ def plan(argv):
     flags = [[f"--{name}={value}" for name, value in values] for values in combinations]
     args = parse(RunsConfig, own, __doc__)
     base = settings([*common, *flags[0]])  # what holds for all may need what varies
-    for name in {"resume", "eval_only", "eval_file"} & {*base.given, *varied}:
+    for name in {"resume", "eval_only", "eval_file"} & {*base.origin, *varied}:
         raise UserError(f"{name} has no place here: runs are resumed by themselves, and tested in the end")
     out_dir = base.out_dir.rstrip("/")
     for values, its_flags in zip(combinations, flags):

@@ -41,7 +41,7 @@ def as_it_was_trained(source, noted, cfg):
     if not all(kind_of(method).instead == "thought" for method in (cfg.method, noted["method"])):
         return cfg
     if cfg.init_from != source:
-        cfg = change(cfg, **{name: value for name, value in noted.items() if name not in cfg.given})
+        cfg = change(cfg, **{name: value for name, value in noted.items() if name not in cfg.origin})
     for name, value in noted.items():
         if getattr(cfg, name, value) != value:
             print(f"{source} was trained to think with {name}={value}, and goes on with {getattr(cfg, name)}")
@@ -97,12 +97,12 @@ def to_evaluate(path, cfg):
     training = {f.name for f in dataclasses.fields(TrainConfig)}
     asked = ACTS | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens", "method",
                     "c_thought", "max_latent_stage", "pad_latent_to_max", "feedback"}  # fmt: skip
-    idle = [how for k, how in cfg.given.items() if k in training - asked and how == f"--{k}"]
+    idle = [how for k, how in cfg.origin.items() if k in training - asked and how == f"--{k}"]
     if idle:
         raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
     tok = source_tokenizer(path)
-    if "tokenizer" in cfg.given and cfg.tokenizer not in ("source", tok.name):
+    if "tokenizer" in cfg.origin and cfg.tokenizer not in ("source", tok.name):
         whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
-        raise UserError(f"{path}: {whose} tokens only, but {cfg.given['tokenizer']} is another")
+        raise UserError(f"{path}: {whose} tokens only, but {cfg.origin['tokenizer']} is another")
     model, cfg = from_elsewhere(path, change(cfg, tokenizer=tok.name, init_from="scratch"), tok)
     return model, cfg, tok, [to_text(tok)] if tok.name == "source" else [], None

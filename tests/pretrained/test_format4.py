@@ -157,7 +157,7 @@ def test_exported_it_thinks_the_same(name, by, problems, capsys):
     method = cfg.method.replace("pccot", "coconut+pccot" if by == "7185c79" else "pccot")
     assert (noted["method"], noted["feedback"]) == (method, cfg.feedback)
     plain = config_class({})(tokenizer="words", max_latent_stage=2)
-    plain.given = {}
+    plain.origin = {}
     capsys.readouterr()
     model, its = load_model("exported", plain, tok)
     assert capsys.readouterr().out == "" and its.method == method and its.feedback == cfg.feedback
