@@ -79,15 +79,15 @@ class Coconut(nn.Module):
         not been read yet: that is done together with the suffix, so N thoughts cost N + 1 passes.
         """
         N, n = int(n.max()), n.to(h[-1].device, non_blocking=True)
-        fed, layers = [h[-1][:, :0]], [h]
+        fed, places = [h[-1][:, :0]], [h]  # (B, 0, C): for torch.cat, if nobody thinks
         for i in range(N):
             # No detach: the loss reaches back through every thought. To cut it off, detach h here, and its keys and
             # values in the past (methods/cut.py).
             fed.append(self.feedback(h, self, i))  # (B, 1, C): the hidden state *is* the next input
             if i < N - 1:
                 h, past = self.read(fed[-1], (i < n)[:, None], past)
-                layers.append(h)
-        return torch.cat(fed, 1), n, layers, past
+                places.append(h)
+        return torch.cat(fed, 1), n, places, past
 
     def think(self, prefix, prefix_len, n, suffix, suffix_real=None, given=None, past=None):
         """Section 3 of the paper: read the prefix, think, read the suffix. Shapes as in forward.
@@ -108,22 +108,20 @@ class Coconut(nn.Module):
 
         # 2. Think.
         if given is None:
-            fed, n, layers, past = self.make_thoughts(h, n, past)
+            fed, n, places, past = self.make_thoughts(h, n, past)
         else:
-            fed, layers = given, [h]
-        n = n.to(device, non_blocking=True)
+            fed, n, places = given, n.to(device, non_blocking=True), [h]
 
         # 3. Read what follows: the thoughts that have not been read yet, then the suffix.
-        first = len(layers) - 1
-        unread = fed[:, first:]  # (B, M, C)
-        M = unread.size(1)
-        real = torch.arange(first, first + M, device=device) < n[:, None]  # (B, M)
-        x = torch.cat((unread, self.embed(suffix)), 1)  # (B, M+S, C)
-        states = [x] * len(h)  # if nothing is left to be read
+        n_read, N = len(places) - 1, fed.size(1)
+        M = N - n_read
+        real = torch.arange(n_read, N, device=device) < n[:, None]  # (B, M)
+        x = torch.cat((fed[:, n_read:], self.embed(suffix)), 1)  # (B, M+S, C)
+        states = [x] * len(h)  # if nothing is left to be read: x is (B, 0, C), and so are they
         if x.size(1) > 0:
             states, past = self.read(x, torch.cat((real, suffix_real), 1), past)
-        layers = [*zip(*layers, [layer[:, :M] for layer in states])]
-        layers = [torch.cat(layer, 1) for layer in layers]  # (B, N+1, C) each
+        places.append([layer[:, :M] for layer in states])
+        layers = [torch.cat(layer, 1) for layer in zip(*places)]  # (B, N+1, C) each
         after = [layer[:, M:] for layer in states]  # (B, S, C) each
         own = layers[-1][row, n][:, None]  # (B, 1, C): at the row's own last thought
         return Thinking(fed, n, layers, after, torch.cat((own, after[-1]), 1), past)
@@ -132,7 +130,7 @@ class Coconut(nn.Module):
         """Three segments in, loss out (paper section 3).
 
         prefix      (B, P) int64, right-padded: what is read before thinking; prefix_len (B,) its lengths, each >= 1
-        n           int or (B,) int64: continuous thoughts of each row; 0 is a plain GPT-2
+        n           int or (B,) int64, on the CPU: continuous thoughts of each row; 0 is a plain GPT-2
         suffix      (B, S) int64, right-padded: what follows the thoughts
         labels      (B, S) int64: the token that suffix[:, j] should have been predicted as, -100 where not scored
         Returns (logits, loss). Without labels: logits (B, S, V), logits[:, j] predicting suffix[:, j] from all before
@@ -142,9 +140,14 @@ class Coconut(nn.Module):
         """
         if labels is None:
             return self.head(self.think(prefix, prefix_len, n, suffix).predicting[:, :-1]), None
-        thinking, scored = self.think(prefix, prefix_len, n, suffix, up_to_last(labels)), labels != -100
+        logits, nats = self.ce(self.think(prefix, prefix_len, n, suffix, up_to_last(labels)), labels)
+        return logits, nats / len(logits)
+
+    def ce(self, thinking, labels):
+        """(logits of the scored places, (number scored, V); their cross-entropy, summed, in nats)."""
+        scored = labels != -100
         logits = self.head(thinking.predicting[:, :-1][scored])  # the widest matrix of all: only where it is needed
-        return logits, F.cross_entropy(logits, labels[scored])
+        return logits, F.cross_entropy(logits, labels[scored], reduction="sum")
 
     @torch.no_grad()
     def generate(self, prefix, prefix_len, n, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None, eos=None,

@@ -18,7 +18,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from torch import nn
-from torch.nn import functional as F
 
 from coconut import Coconut, up_to_last
 from config import TrainConfig, UserError, nearest, shown, upstairs
@@ -86,14 +85,15 @@ def stages(cfg, longest):
     Stage max_latent_stage + 1, if there is one, is the paper's final stage: no more thoughts, but no step is written.
     """
     last, which = cfg.max_latent_stage, kind_of(cfg.method).stages
-    final = longest > last and which != "tokens"
-    curriculum = list(range(last + 1 + final))
+    curriculum = [*range(last + 1)]
+    if longest > last and which != "tokens":
+        curriculum.append(last + 1)
     return {"first": [0], "last": [last + 1]}.get(which, curriculum), len(curriculum)
 
 
-def for_stage(values, stage):
-    """The value for a stage, of a setting with one value for each; the last one holds for all further stages."""
-    return values[min(stage, len(values) - 1)]
+def for_stage(values, index):
+    """The value for the index-th stage of a run, of a setting with one for each; the last one holds for all further."""
+    return values[min(index, len(values) - 1)]
 
 
 def count(n_steps, stage, cfg):
@@ -106,11 +106,6 @@ def count(n_steps, stage, cfg):
     removed = n_steps if stage > cfg.max_latent_stage else min(stage, n_steps)
     n = cfg.c_thought * min(stage if cfg.pad_latent_to_max else removed, cfg.max_latent_stage)
     return removed, n if kind_of(cfg.method).instead else 0
-
-
-def mixed_stages(cfg, n_steps):
-    """From how many stages, 0 and up, stage mixing draws one for a problem with n_steps (an int or an array)."""
-    return 0 * n_steps + cfg.max_latent_stage + 1 if kind_of(cfg.method).stages == "tokens" else n_steps + 1
 
 
 def make_prompt(question, n, cfg, tok):
@@ -136,13 +131,13 @@ def make_row(problem, stage, cfg, tok, rng=None):
 def write_row(prompt, written, replaced, cfg):
     """The Row of a prompt and the tokens that follow it."""
     # With peek, the place before <eot> is trained on what comes after <eot>, so that thinking has a meaning at once.
-    labels = [written[0] if cfg.peek else -100 for _ in prompt.eot] + written
+    labels = [written[0] if cfg.peek else -100] * len(prompt.eot) + written
     return Row(prompt.prefix, prompt.n, prompt.eot + written, labels, len(prompt.eot), replaced)
 
 
 def without_tokens(tokens, stage, cfg, rng):
     """iCoT (Deng et al. 2024, 2405.14838): what is left of the steps; they go from the left, now and then some more."""
-    more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0
+    more = rng.geometric(1 - math.exp(-4)) - 1 if rng else 0  # in each stage, so that what is drawn next is the same
     if stage >= cfg.max_latent_stage:
         return []
     return tokens[cfg.icot_tokens * stage + more :]
@@ -162,7 +157,7 @@ class Objective(nn.Module):
 
     def __init__(self, model, cfg, tok):
         super().__init__()
-        self.model, self.task = model, find_task(cfg)(cfg, tok)
+        self.model, self.task = model, make_task(cfg, tok)
         weights = change_weights(self.all_weights(), cfg.losses)
         self.weights = {name: weight for name, weight in weights.items() if weight}
 
@@ -182,13 +177,7 @@ class Objective(nn.Module):
 
     def losses(self, thinking, batch):
         """{loss: its sum over the batch, a tensor}. At stage 0 a row has no thoughts: thinking.fed is (B, 0, C)."""
-        return {"ce": self.ce(thinking, batch)} if "ce" in self.weights else {}
-
-    def ce(self, thinking, batch):
-        """Cross-entropy of the suffix's scored tokens, in nats."""
-        scored = batch.labels != -100
-        logits = self.model.head(thinking.predicting[:, :-1][scored])  # the widest matrix: only where it is needed
-        return F.cross_entropy(logits, batch.labels[scored], reduction="sum")
+        return {"ce": self.model.ce(thinking, batch.labels)[1]} if "ce" in self.weights else {}
 
     def forward(self, batch):
         batch = batch._replace(past=self.task.read_shared(self.model, batch))
@@ -273,7 +262,9 @@ def make_objective(model, cfg, tok):
 
 
 def objective_class(cfg):
+    """One class with the losses of all files: the last named is asked first, and asks those before it by super()."""
     found = [module.Objective for module in methods_of(cfg.method) if hasattr(module, "Objective")]
+    # a class that another one builds on comes with it
     classes = [cls for cls in found if not any(issubclass(other, cls) and other is not cls for other in found)]
     return type("Objective", tuple(reversed(classes)) or (Objective,), {})
 
@@ -306,9 +297,9 @@ class Task:
         return answer == expected
 
 
-def find_task(cfg):
-    """The class Task of the settings."""
-    return upstairs("tasks", cfg.task, "Task").Task if cfg.task else Task
+def make_task(cfg, tok):
+    """The Task of the settings."""
+    return (upstairs("tasks", cfg.task, "Task").Task if cfg.task else Task)(cfg, tok)
 
 
 def config_class(given):

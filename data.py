@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from config import UserError, no_such, ours, read_text
-from curriculum import Problem, Row, for_stage, kind_of, methods_of, mixed_stages, row_for
+from curriculum import Problem, Row, for_stage, kind_of, methods_of, row_for
 from tokenizer import EOS, PATTERNS
 
 SPLITS = "train", "valid", "test"  # a task's files, NAME.json
@@ -274,10 +274,14 @@ def epoch_order(problems, stage, rng, cfg):
     """
     n_steps = problems.n_steps
     size = len(n_steps)
-    mixing = cfg.mixing if kind_of(cfg.method).stages in ("all", "tokens") else "none"
-    chance = for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
+    which = kind_of(cfg.method).stages
+    mixing = cfg.mixing if which in ("all", "tokens") else "none"
+    n_stages = 1 + (cfg.max_latent_stage if which == "tokens" else n_steps)  # that a problem can be drawn from
+    chance = (
+        for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
+    )  # with all stages, its number is its index
     order, mixed = rng.permutation(size), rng.random(size) < chance
-    stages = np.where(mixed, (rng.random(size) * mixed_stages(cfg, n_steps)).astype(int), stage)
+    stages = np.where(mixed, (rng.random(size) * n_stages).astype(int), stage)
     if mixing == "proportional":
         bounds = np.arange(1, stage + 2).cumsum()
         stages = np.searchsorted(bounds, rng.random(size) * bounds[-1], side="right")
@@ -299,7 +303,9 @@ def by_length(problems, order, stages, cfg):
     prefix = bounds[first[order] + 1] - bounds[first[order]]
     suffix = bounds[first[order + 1]] - bounds[first[order] + 1 + removed]
     rank = np.argsort(np.lexsort((suffix, prefix)))
-    group = rank * round(math.sqrt(cfg.sort_window)) // len(order)
+    group = (
+        rank * round(math.sqrt(cfg.sort_window)) // len(order)
+    )  # prefixes of a group are alike; within, suffixes are
     return order[np.lexsort((prefix, suffix, group))]
 
 
@@ -324,9 +330,9 @@ def micro_batches(rows, cfg):
     if not (cfg.micro_batch_size or cfg.micro_batch_tokens):
         yield rows
         return
-    micro, limit, width = [], cfg.micro_batch_size or len(rows), size(rows[0])
+    micro, limit, width = [], cfg.micro_batch_size or len(rows), ()
     for row in sorted(rows, key=size):
-        wider = tuple(map(max, width, size(row))) if micro else size(row)
+        wider = tuple(map(max, width or size(row), size(row)))
         if micro and (len(micro) == limit or 0 < cfg.micro_batch_tokens < sum(wider) * (len(micro) + 1)):
             yield micro
             micro, wider = [], size(row)
@@ -335,7 +341,7 @@ def micro_batches(rows, cfg):
 
 
 def size(row):
-    """Lengths of what a row reads: of prefix, thoughts and suffix, of what it shares with others, of Rows in it."""
+    """Lengths of what a row reads: shared with others, prefix, thoughts, suffix; four more for each Row in it."""
     lengths = len(row.extra.get("shared", ())), len(row.prefix), row.n, len(row.suffix)
     for value in row.extra.values():
         if isinstance(value, Row):
@@ -344,7 +350,7 @@ def size(row):
 
 
 class Batch(NamedTuple):
-    """Rows as tensors. The first five are what Coconut.think and Coconut.forward take; their docstrings say more."""
+    """Rows as tensors. The first five are what Coconut.forward takes; its docstring says more."""
 
     prefix: torch.Tensor  # (B, P) int64
     prefix_len: torch.Tensor  # (B,) int64

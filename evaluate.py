@@ -5,6 +5,7 @@ What thoughts hold: lab/analyze.py. When an answer is right: Task in curriculum.
 """
 
 import os
+import re
 import time
 from contextlib import nullcontext
 from itertools import islice
@@ -14,7 +15,7 @@ import torch
 import data
 from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, team
 from config import UserError, upstairs
-from curriculum import Row, change, find_task, for_stage, methods_of, row_for, stages
+from curriculum import Row, change, for_stage, make_task, methods_of, row_for, stages
 from tokenizer import EOS, PAUSE
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
@@ -57,7 +58,7 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
     max_new_tokens = min(max_new_tokens, model.config.block_size)  # more do not fit, but would be given memory
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
-        batch = data.collate([Row(*prompts[i], labels=[]) for i in chosen], device)
+        batch = data.collate([Row(*prompts[i], labels=[]) for i in chosen], device)  # a prompt's eot is the suffix
         thoughts = None if given is None else torch.stack([given[i] for i in chosen]).to(device)
         with precision(cfg, device):
             tokens, thoughts = model.generate(
@@ -92,13 +93,13 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
 
     tokens: written ones, the end of text included; thoughts: continuous ones. The paper's table 1 shows their sum.
     """
-    was_training, task = model.training, find_task(cfg)(cfg, tok)
+    was_training, task = model.training, make_task(cfg, tok)
     model.eval()
     prompts = [row_for(p, stage, cfg, tok).prompt for p in problems]
     share = team().share(prompts) or prompts[:1]  # with --speed=shard all have to take part, even without a question
     solved = solve(model, share, cfg, tok, most_tokens(problems, cfg), progress * len(problems))
     solved = [(text, n_tokens, thoughts.norm(dim=-1).tolist()) for text, n_tokens, thoughts in solved]
-    solved = team().gather(solved[: len(team().share(prompts))])
+    solved = team().gather(solved[: len(team().share(prompts))])  # without the one that is not its own
     answers = [(task.read_answer(text), right_answer(p, task)) for p, (text, *_) in zip(problems, solved)]
     norms = [norm for _, _, norms in solved for norm in norms]  # of each thought of all problems
     found = {
@@ -186,10 +187,10 @@ def show_progress(run, stage, losses, seconds):
         valid, new = progress["valid"], progress["valid_at"] == step
         accuracy, norm = f"{valid['accuracy']:.1%}", f"{valid['thought_norm']:.1f}"
         accuracy, norm = (f" {accuracy} ", f" {norm} ") if new else (f"({accuracy})", f"({norm})")
-        hits = [100 * value for name, value in valid.items() if name.startswith("thought_") and name[8:].isdecimal()]
-        if len(hits) > 7:
-            hits = [sum(hits[:-1]) / (len(hits) - 1)] * 2  # their mean, if there are many
-        named = " ".join(f"{hit:.0f}" for hit in hits[:-1])
+        hits = [100 * value for name, value in valid.items() if re.fullmatch(r"thought_\d+", name)]
+        if len(hits) > 6:
+            hits = [sum(hits) / len(hits)]  # their mean, if there are many
+        named = " ".join(f"{hit:.0f}" for hit in hits)
         seen = f"accuracy{accuracy:>8} " + (f"thoughts {named} % " if hits else f"|thought|{norm:>6}")
     print(
         f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  "

@@ -4,9 +4,10 @@ What is fed back: from the hidden states at one position to the input at the nex
 `--feedback=NAME` chooses, `--feedback=layer:-2+suppressed:0.5` adds two. A new one is a function in FEEDBACKS; or, if
 it has weights of its own, which are saved with the model, a class in MODULES. Each gets
     states  the hidden states at the last position, h_0 to h_L, (B, 1, C) each: the input, after each block, and in the
-            last place after the final LayerNorm
+            last place after the final LayerNorm; (B, M, C) where M thoughts are made at once
     model   for what needs its head or its embeddings
-and returns the next input, (B, 1, C). How often that is done is the business of Coconut.make_thoughts in coconut.py.
+    first   (a class only) the number of the first of these thoughts
+and returns the next input, as large as they are. How often: Coconut.make_thoughts in coconut.py.
 """
 
 import inspect
@@ -181,10 +182,10 @@ def make_part(part, name, n_embd, n_layer):
     if kind not in FEEDBACKS.keys() | MODULES.keys():
         raise UserError(f"feedback = {name!r}, expected some of {', '.join((*FEEDBACKS, *MODULES))}")
     function = FEEDBACKS.get(kind) or MODULES[kind]
-    first = (None, None) if kind in FEEDBACKS else (None,)  # states and model, or n_embd
+    others = (None, None) if kind in FEEDBACKS else (None,)  # states and model, or n_embd
     try:
         numbers = [float(number) for number in numbers]
-        given = inspect.signature(function).bind(*first, *numbers).arguments
+        given = inspect.signature(function).bind(*others, *numbers).arguments
         if not all(BOUNDS[name](given[name]) for name in BOUNDS.keys() & given.keys()):
             raise ValueError
     except (ValueError, TypeError):

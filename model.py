@@ -64,7 +64,7 @@ class CausalSelfAttention(nn.Module):
 
     def attend(self, q, past, mask):
         """softmax(q k^T / sqrt(hs)) v over the keys of all passes; mask (B, 1, T, K) bool, None: plainly causal."""
-        k, v = (torch.cat(passes, 2) for passes in zip(*past))  # (B, nh, K, hs)
+        k, v = (torch.cat(tensors, 2) for tensors in zip(*past))  # of all passes: (B, nh, K, hs)
         dropout = self.dropout if self.training else 0.0
         return F.scaled_dot_product_attention(q, k, v, mask, dropout, is_causal=mask is None)
 
@@ -143,7 +143,7 @@ class GPT(nn.Module):
             real = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
         seen = real if past is None else torch.cat((past.real, real), 1)  # (B, K)
         position = seen.cumsum(1)[:, -x.size(1) :] - 1  # (B, T)
-        mask = None if past is None else visible(seen, x.size(1))  # None: no query can see the padding, which is later
+        mask = None if past is None else visible(seen, x.size(1))  # None: plainly causal; padding comes later
         x = F.dropout(x + self.wpe(position.clamp(min=0)), self.config.dropout, self.training)
         states, layers = [x], []
         for i, block in enumerate(self.h):

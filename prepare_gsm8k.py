@@ -127,7 +127,7 @@ def read_lines(path, parse_line):
         except ValueError as e:
             note(number, str(e), "left out")
     for (what, then), (first, *more) in unusual.items():
-        such = f"{1 + len(more):,} such line{'s' * bool(more)}, {then}"
+        such = f"{1 + len(more):,} such line{'s' if more else ''}, {then}"
         print(f"{path}, line {first}: {what}, found {lines[first - 1][:60]!r}; {such}")
     n_bad = sum(len(numbers) for (_, then), numbers in unusual.items() if then == "left out")
     if not problems or n_bad > len(problems):

@@ -5,7 +5,7 @@ Those are the tokens that the head would choose if the thought were a last hidde
 fed back (--feedback=last), and soft and members are sums of embeddings, from which the head reads what is in them. Of
 other thoughts (layer:-2, embedding, projection) the head has learned nothing: their tokens say little.
 
-A whole file of questions, measured: train.py --eval_only and analyze.py.
+A whole file of questions, measured: train.py --eval_only and lab/analyze.py.
 
     python sample.py                                       # the latest run, a few questions of its test file
     python sample.py out/hops                              # another run; or one of its checkpoints
@@ -38,7 +38,7 @@ from checkpoint import (
     source_tokenizer,
 )
 from config import UserError, cli, option, parse
-from curriculum import config_class, find_task, make_prompt, row_for
+from curriculum import config_class, make_prompt, make_task, row_for
 from evaluate import right_answer, solve
 
 
@@ -90,11 +90,11 @@ def ask(args, cfg, known):
     """Yields lists of problems to answer together: a file's, or a single one as it is asked."""
     if args.question is None and not args.interactive:
         yield data.load_json(args.file or os.path.join(cfg.data_dir[-1], "test.json"))[: args.count]
-    typed = []
+    typed = [] if args.question is None else [args.question]
     if args.interactive:
         print("type questions; an empty line ends")
-        typed = takewhile(str.strip, sys.stdin)
-    for question in chain([args.question] * (args.question is not None), map(str.strip, typed)):
+        typed = chain(typed, map(str.strip, takewhile(str.strip, sys.stdin)))
+    for question in typed:
         unknown = {*data.find_pieces([{"question": question, "steps": [], "answer": ""}], cfg)} - known["pieces"]
         if unknown:
             some = data.name_some([p.strip() for p in sorted(unknown)])
@@ -138,7 +138,7 @@ def look_into(thoughts, model, tok, top):
 
 def answer(model, problems, prompts, cfg, tok, args):
     """Yields for each problem all that there is to see, as --json has it; `right` is None where nobody knows."""
-    sampling, task = {"temperature": args.temperature, "top_k": args.top_k}, find_task(cfg)(cfg, tok)
+    sampling, task = {"temperature": args.temperature, "top_k": args.top_k}, make_task(cfg, tok)
     solved = solve(model, prompts, cfg, tok, args.max_new_tokens, **sampling)
     for problem, (text, n_tokens, thoughts) in zip(problems, solved):
         expected = right_answer(problem, task) or None

@@ -130,12 +130,12 @@ class Run:
                     raise UserError(f"--{name}={given} has no effect: {where}")
         loaded = {path: data.load(path, self.cfg, self.tok, self.pieces) for paths in files for path in paths.values()}
         self.all_problems = [{split: loaded[path] for split, path in paths.items()} for paths in files]
-        self.task = curriculum.find_task(self.cfg)(self.cfg, self.tok)
+        self.task = curriculum.make_task(self.cfg, self.tok)
         for paths, problems in zip(files, self.all_problems):
             self.task.check(problems["train"], paths["train"])
         if not saved:
             call("lab", "advice", "on_data", self, files)
-            if cfg.init_from == "scratch" and cfg.model == "gpt2":
+            if cfg.init_from == "scratch" and cfg.model == "gpt2":  # init=induction is fitted to where the facts stand
                 call("tasks", "facts", "fit", self)
 
     @property
@@ -184,6 +184,10 @@ class Run:
         if differing:
             reason = "the steps that it has done would have been others"
             raise UserError(f"{self.last} cannot be resumed with other settings, {reason}: {'; '.join(differing)}")
+        old_length, last = self.stage_lengths(saved_cfg)[-1], len(self.plan) - 1
+        if self.progress["index"] > last and self.lengths[-1] > old_length and not self.is_mastered():
+            self.progress["results"].pop()  # the last stage is longer now: it is taken up again
+            self.progress.update(index=last, step=old_length)
         team().load_optimizer(self.objective, self.optimizer, saved["optimizer"])
         self.objective.load_state_dict(saved["objective"], strict=False)
         rng, cuda_rng = saved["rng"][team().rank % len(saved["rng"])]
@@ -198,7 +202,7 @@ class Run:
         found = [f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in kept if old.get(k) != new[k]]
         if not found and saved_keys != self.data_keys():
             found = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
-        begun = self.progress["index"] + (self.progress["step"] > 0)
+        begun = self.progress["index"] + (self.progress["step"] > 0)  # stages; the one it is in, after its first step
         for k in self.OF_STAGES:
             if any(for_stage(old[k], i) != for_stage(new[k], i) for i in range(begun)):
                 found.append(f"{k} was {old[k]!r}, now {new[k]!r}")
@@ -207,9 +211,6 @@ class Run:
             longer = lengths[:-1] == self.lengths[:-1] and self.lengths[-1] > lengths[-1]
             if not longer or (begun > last and for_stage(self.cfg.min_lr_ratio, last) != 1):
                 found.append(f"the stages had {lengths} steps, now {self.lengths}")
-            elif self.progress["index"] > last and not self.is_mastered():  # it ended here: it is taken up again
-                self.progress["results"].pop()
-                self.progress.update(index=last, step=lengths[-1])
         return found
 
     def is_mastered(self):

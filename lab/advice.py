@@ -44,7 +44,7 @@ def compare(path, problems, trains, cfg, tok, pieces):
     line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
     if not n_new:
         return f"{line}; all of their {what} are"
-    warning = "WARNING: " * (cfg.tokenizer in PATTERNS)
+    warning = "WARNING: " if cfg.tokenizer in PATTERNS else ""
     return f"{warning}{line}; {n_new:,} have {what} that are not, such as {data.name_some(found)}"
 
 

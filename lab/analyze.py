@@ -34,7 +34,7 @@ from torch.nn import functional as F
 import data
 from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device
 from config import UserError, cli, option, parse
-from curriculum import Row, Task, find_task, kind_of, make_prompt, row_for
+from curriculum import Row, Task, kind_of, make_prompt, make_task, row_for
 from evaluate import most_tokens, precision, right_answer, solve
 from tasks.graphs import CATEGORIES, grade, node_of, read_graphs, read_steps, search
 from tokenizer import PAUSE
@@ -230,7 +230,7 @@ def load(args):
     model, cfg, tok, saved = load_checkpoint(path)
     file = args.data or os.path.join(cfg.data_dir[-1], "test.json")
     raw = data.load_json(file)[: args.count]
-    task, problems, graphs = find_task(cfg)(cfg, tok), data.encode(raw, cfg, tok), read_graphs(raw, file)
+    task, problems, graphs = make_task(cfg, tok), data.encode(raw, cfg, tok), read_graphs(raw, file)
     longest = problems[int(problems.n_steps.argmax())]
     first = row_for(longest, 1, cfg, tok).replaced
     if first != longest.steps[: len(first)]:

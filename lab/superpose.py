@@ -23,7 +23,7 @@ import data
 from checkpoint import find_checkpoint, load_checkpoint
 from coconut import Coconut
 from config import UserError, cli, option, parse
-from curriculum import find_task, kind_of, make_prompt
+from curriculum import kind_of, make_prompt, make_task
 from evaluate import most_tokens, right_answer, solve
 
 
@@ -94,7 +94,7 @@ def load_pairs(args, cfg, tok, pieces):
 def main(argv):
     args = parse(SuperposeConfig, argv, __doc__, places=("out_dir", "file"))
     model, cfg, tok, saved = load_checkpoint(find_checkpoint(args.out_dir))
-    task = find_task(cfg)(cfg, tok)
+    task = make_task(cfg, tok)
     thinks = kind_of(cfg.method).instead == "thought"
     if not thinks or type(model).make_thoughts is not Coconut.make_thoughts or "vector" in cfg.feedback:
         raise UserError(f"{args.out_dir}: expected a model that thinks one plain thought after the other")

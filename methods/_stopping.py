@@ -32,17 +32,18 @@ class Stopping(Coconut):
         if not (self.generating and self.may_stop):
             return super().make_thoughts(h, n, past)
         N, n = int(n.max()), n.to(h[-1].device)
-        fed, layers, going_on = [h[-1][:, :0]], [h], 1.0
+        fed, places = [h[-1][:, :0]], [h]
+        going_on = 1.0  # the chance that it has not ended yet, (B,) from the first thought on
         for i in range(N):
             going_on = going_on * (1 - self.stop_head(h[-1])[:, 0, 0].sigmoid())  # (B,)
-            n = n.where(going_on > 0.5, n.clamp(max=i))
+            n = n.where(going_on > 0.5, n.clamp(max=i))  # whoever has probably ended has i thoughts at most
             if int(n.max()) <= i:
                 break
             fed.append(self.feedback(h, self, i))
             if i < N - 1:
                 h, past = self.read(fed[-1], (i < n)[:, None], past)
-                layers.append(h)
-        return torch.cat(fed, 1), n, layers, past
+                places.append(h)
+        return torch.cat(fed, 1), n, places, past
 
 
 def make_model(base, cfg, tok):

@@ -18,6 +18,7 @@ def change_row(row, problem, stage, cfg, tok, rng=None):
     """With the teacher's Row, and where in both suffixes the answer begins, after what marks it."""
     steps = problem.steps if cfg.teacher_writes == "all" else problem.steps[:-1]
     written = sum(steps, []) + problem.answer
+    # the answer begins with the first token that reaches past the bytes of its mark
     mark = len(cfg.answer_format.partition("{}")[0].encode())
     begins = next(i for i in range(len(problem.answer)) if len(tok.decode_bytes(problem.answer[: i + 1])) > mark)
     from_end = len(problem.answer) - begins
@@ -45,9 +46,9 @@ class Objective(curriculum.Objective):
         if not self.wanted:
             return super().losses(thinking, batch)
         teacher = batch.extra["teacher"]._replace(past=batch.past)
-        written = self.think(teacher)
-        own, example = thinking.before(batch.extra["answer"]), written.before(teacher.extra["answer"])
-        losses = {"teacher": self.ce(written, teacher), "distance": self.distance(own, example)}
+        taught = self.think(teacher)
+        own, example = thinking.before(batch.extra["answer"]), taught.before(teacher.extra["answer"])
+        losses = {"teacher": self.model.ce(taught, teacher.labels)[1], "distance": self.distance(own, example)}
         return super().losses(thinking, batch) | losses
 
     def distance(self, own, example):

@@ -21,15 +21,15 @@ class Cut(Coconut):
         """As Coconut's, but what rows have read early is cut off; n (B,) on the CPU."""
         N, n_cpu = int(n.max()), n
         n = n.to(h[-1].device, non_blocking=True)
-        fed, layers = [h[-1][:, :0]], [h]
+        fed, places = [h[-1][:, :0]], [h]
         for i in range(N):
             fed.append(self.feedback(h, self, i))
             if i < N - 1:
                 h, past = self.read(fed[-1], (i < n)[:, None], past)
                 if torch.is_grad_enabled():
                     h, past = cut_gradient(i < n_cpu - self.keep, h, past)
-                layers.append(h)
-        return torch.cat(fed, 1), n, layers, past
+                places.append(h)
+        return torch.cat(fed, 1), n, places, past
 
 
 def cut_gradient(rows, states, past):

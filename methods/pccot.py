@@ -29,5 +29,4 @@ def make_model(base, cfg, tok):
 
 
 class Objective(_teacher.Objective):
-    weights = {"teacher": 1.0, "distance": 1.0}
     first_layer = 1  # the input is not compared

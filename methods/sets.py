@@ -31,8 +31,8 @@ settings = {
 def draw(cfg, index, rng):
     """In a step thoughts are the model's own, -1, or the true ones, replaced so many times."""
     if rng.random() >= for_stage(cfg.teacher_forcing, index):
-        return {"given": -1}
-    return {"given": int(rng.integers(for_stage(cfg.rounds, index) + 1))}
+        return {"rounds": -1}
+    return {"rounds": int(rng.integers(for_stage(cfg.rounds, index) + 1))}
 
 
 def change_row(row, problem, stage, cfg, tok, rng=None):
@@ -77,7 +77,7 @@ class Objective(curriculum.Objective):
         return super().counts(batch) | {"sets": asked.sum(), "members": told.sum()}
 
     def think(self, batch):
-        rounds = int(batch.extra["given"][0]) if "given" in batch.extra else -1
+        rounds = int(batch.extra["rounds"][0]) if "rounds" in batch.extra else -1
         if rounds < 0:
             return super().think(batch)
         segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix, up_to_last(batch.labels)

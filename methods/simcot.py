@@ -29,9 +29,8 @@ def change_row(row, problem, stage, cfg, tok, rng=None):
             steps = steps[: cfg.max_latent_stage]
         first = {k * c: step[0] for k, step in enumerate(steps) if step}
         return row._replace(extra=row.extra | {"first": [first.get(i, -1) for i in range(row.n + 1)]})
-    n_groups = row.n // c
-    steps = steps + [[]] * (n_groups - len(steps))
-    steps = [*steps[: n_groups - 1], sum(steps[n_groups - 1 :], [])][:n_groups]
+    last = row.n // c - 1
+    steps = [sum(steps[k : k + 1 if k < last else None], []) for k in range(last + 1)]
     longest = max((c + len(step) for step in steps), default=0)
     if longest > cfg.block_size:
         needed = f"{longest} positions, but block_size is {cfg.block_size}"
@@ -51,10 +50,8 @@ class Objective(curriculum.Objective):
         return super().counts(batch) | {"decoder": (decoded >= 0).sum()}
 
     def losses(self, thinking, batch):
-        loss = (
-            self.decode(thinking, batch.extra["steps"]) if self.decoder else self.head(thinking, batch.extra["first"])
-        )
-        return super().losses(thinking, batch) | {"decoder": loss}
+        decode, wanted = (self.decode, "steps") if self.decoder else (self.head, "first")
+        return super().losses(thinking, batch) | {"decoder": decode(thinking, batch.extra[wanted])}
 
     def head(self, thinking, first):
         """Cross-entropy, in nats, of first (B, N+1), the tokens that the states should predict, -1: any."""

@@ -24,5 +24,5 @@ class Objective(curriculum.Objective):
         """stop: -log of the chance that the thinking of a row ends after just n thoughts, as its stage gave it."""
         n = thinking.n[:, None]
         logits = self.model.stop_head(thinking.states)[..., 0]  # (B, N+1)
-        log_p = _stopping.chances(logits, n + 1)  # as if it might go on
+        log_p = _stopping.chances(logits, n + 1)  # n + 1: at n itself the head must say so; chances() would force it
         return super().losses(thinking, batch) | {"stop": -log_p.gather(1, n).sum()}

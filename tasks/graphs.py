@@ -3,7 +3,7 @@ Questions about graphs: as texts, with the grading of paths; as tokens, drawn an
 
 With --task=graphs each training problem's nodes get new names and its edges a new order, each time that it is read, and
 --questions=8 asks further questions about the same graph, whose edges are read once for all of them. What is measured
-with it, and shown: lab/analyze.py. How such questions are made: prepare_hops.py, prepare_prosqa.py.
+with it, and shown: lab/analyze.py. How such questions are made: prepare_hops.py, prepare_prosqa.py, prosqa.py.
 """
 
 import re

@@ -503,8 +503,8 @@ def neutral(row, setup):
         found["targets"] = [None] + [None if t < 0 else [t] for t in extra["tokens"]]
     if "first" in extra:
         found["targets"] = [None if t < 0 else [t] for t in extra["first"]]
-    if extra.get("given", -1) >= 0:
-        found["given"] = extra["given"]
+    if extra.get("rounds", -1) >= 0:
+        found["given"] = extra["rounds"]
     if "answer" in extra:
         found["answer"] = extra["answer"]
         if "teacher" in extra:
@@ -527,14 +527,14 @@ def step_rows(setup, index, step):
     rng = data.random_stream(data.ROWS, cfg, index, step)
     if setup.old["thought_targets"] and "sets" not in cfg.method.split("+"):
         rng.random()  # 7185c79 drew whether thoughts are given wherever they are told what to predict
-    task = curriculum.find_task(cfg)(cfg, setup.tok)
+    task = curriculum.make_task(cfg, setup.tok)
     rows = data.training_rows(setup.problems, chosen, index, cfg, task, rng)
     return [without_targets(without_teacher(each, setup), setup) for each in rows]
 
 
 def give(rows, given):
     """The same rows, but thoughts are given, and fed back so often; None: the model's own."""
-    return [row._replace(extra=row.extra | {"given": -1 if given is None else given}) for row in rows]
+    return [row._replace(extra=row.extra | {"rounds": -1 if given is None else given}) for row in rows]
 
 
 def micro_batches(setup, rows, size, tokens):

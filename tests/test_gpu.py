@@ -102,7 +102,7 @@ def test_a_search_is_that_of_the_cpu(feedback, given, tmp_path, monkeypatch):
     rng = data.random_stream(data.ROWS, run.cfg, 0, 0)
     chosen = [(i, run.plan[-1]) for i in range(4)]
     rows = data.training_rows(run.problems["train"], chosen, 0, run.cfg, run.task, rng)
-    rows = [row._replace(extra=row.extra | {"given": given}) for row in rows]
+    rows = [row._replace(extra=row.extra | {"rounds": given}) for row in rows]
     assert rows[0].extra["shared"]
     assert_same_gradients(run, rows)
     run.lock.close()

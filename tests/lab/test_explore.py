@@ -23,7 +23,7 @@ import prepare_hops
 import train
 from checkpoint import load_checkpoint
 from config import UserError
-from curriculum import find_task, make_prompt
+from curriculum import make_prompt, make_task
 from evaluate import solve
 from lab import analyze, explore
 from model import GPT, GPTConfig
@@ -105,7 +105,7 @@ def test_where_a_thought_looks(in_runs):
     for run in ("hops", "pause"):
         model, cfg, tok, _ = load_checkpoint(f"out/{run}/best.pt")
         problem = data.encode(data.load_json("data/hops/test.json")[:1], cfg, tok)[0]
-        found = explore.looks(model, problem.question, 2, find_task(cfg)(cfg, tok))
+        found = explore.looks(model, problem.question, 2, make_task(cfg, tok))
         assert not any("attend" in vars(module) for module in model.modules())
         prefix, n, eot = make_prompt(problem.question, 2, cfg, tok)
         fed, *_ = model.think(torch.tensor([prefix]), torch.tensor([len(prefix)]), n, torch.tensor([eot]).long())
@@ -126,7 +126,7 @@ def test_the_page_says_what_the_model_does(run, in_runs):
     """Catches an answer, a verdict or a value that belongs to another question, or to another number of thoughts."""
     (model, cfg, tok, _), about = load_checkpoint(f"out/{run}/best.pt"), KINDS[run][0]
     raw = data.load_json(f"data/{about}/test.json")[:6]
-    problems, (page, _), task = data.encode(raw, cfg, tok), page_of(run), find_task(cfg)(cfg, tok)
+    problems, (page, _), task = data.encode(raw, cfg, tok), page_of(run), make_task(cfg, tok)
     assert page["most"] == {"cot": 0, "sums": 4}.get(run, 2) and len(page["questions"]) == 6
     for p, problem, question in zip(raw, problems, page["questions"]):
         assert len(question["after"]) == page["most"] + 1

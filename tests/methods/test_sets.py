@@ -70,7 +70,7 @@ def test_losses_equal_the_naive_recomputation(feedback, given, tiny):
     objective = tiny("coconut+sets", feedback=feedback, losses=("members:1",), task="graphs", names=r"\d")
     expected = naive_losses(objective.model, ROWS, given == 0, feedback == "soft")
     for rows in ROWS, shared():
-        batch = data.collate(with_extra(rows, given=given))
+        batch = data.collate(with_extra(rows, rounds=given))
         assert {name: int(n) for name, n in objective.counts(batch).items()} == {"ce": 4, "sets": 5, "members": 6}
         found = objective(batch)
         for name, total in expected.items():
@@ -82,7 +82,7 @@ def test_losses_equal_the_naive_recomputation(feedback, given, tiny):
 def test_given_thoughts_become_the_models_own_round_by_round(feedback, tiny):
     """Catches a thought that is fed back from the wrong place, or not at all."""
     objective = tiny("coconut+sets", feedback=feedback, losses=("members:1",))
-    own, none, one, two = (objective(data.collate(with_extra(ROWS, given=given))) for given in (-1, 0, 1, 2))
+    own, none, one, two = (objective(data.collate(with_extra(ROWS, rounds=given))) for given in (-1, 0, 1, 2))
     for name in LOSSES:  # no row has more than two thoughts
         assert_close(two[name], own[name], 1e-10)
         assert_same_gradients(objective.model, two[name], own[name])
@@ -163,14 +163,14 @@ def test_what_is_drawn_holds_for_all_rows_of_a_step():
     settings = dict(method="coconut+sets", teacher_forcing=(1.0, 0.5), rounds=(0, 2))
     cfg, drawn = curriculum.config_class(settings)(**settings), [[], []]
     for index, step in itertools.product((0, 1), range(300)):
-        drawn[index].append(sets.draw(cfg, index, np.random.default_rng((index, step)))["given"])
+        drawn[index].append(sets.draw(cfg, index, np.random.default_rng((index, step)))["rounds"])
     assert {*drawn[0]} == {0} and {*drawn[1]} == {-1, 0, 1, 2}
     assert 120 < drawn[1].count(-1) < 180
     cfg, tok, problem = words(**settings)
-    task = curriculum.find_task(cfg)(cfg, tok)
+    task = curriculum.make_task(cfg, tok)
     rows = data.training_rows([problem] * 4, [(i, 1) for i in range(4)], 1, cfg, task, np.random.default_rng(0))
-    assert len({row.extra["given"] for row in rows}) == 1 and len(rows) == 4
-    assert "given" not in curriculum.row_for(problem, 1, cfg, tok).extra, "nothing is given in an evaluation"
+    assert len({row.extra["rounds"] for row in rows}) == 1 and len(rows) == 4
+    assert "rounds" not in curriculum.row_for(problem, 1, cfg, tok).extra, "nothing is given in an evaluation"
 
 
 def test_without_thoughts_there_is_nothing_to_tell():
