@@ -20,7 +20,10 @@ from feedback import make_feedback
 
 
 class Thinking(NamedTuple):
-    """What Coconut.think returns. A row with n < N thoughts has its own first; the rest means nothing."""
+    """What Coconut.think returns. A row with n < N thoughts has its own first; the rest means nothing.
+
+    That is, of N thoughts those count where torch.arange(N) < n[:, None].
+    """
 
     fed: torch.Tensor  # (B, N, C) the thoughts: what was fed back
     n: torch.Tensor  # (B,) how many each row has
@@ -174,7 +177,7 @@ class Coconut(nn.Module):
         tokens = torch.full((len(h), max_new_tokens), filler, device=h.device)
         writing = torch.arange(len(h), device=h.device)  # the rows that have not ended
         for i in range(max_new_tokens):
-            token = draw(self.head(h), temperature, top_k)  # (B',) of the rows that are left
+            token = choose(self.head(h), temperature, top_k)  # (B',) of the rows that are left
             tokens[writing, i] = token
             goes_on = past.real.sum(1) < self.config.block_size
             if eos is not None:
@@ -194,7 +197,7 @@ def up_to_last(labels):
     return (labels != -100).flip(1).cumsum(1).flip(1) > 0
 
 
-def draw(logits, temperature, top_k):
+def choose(logits, temperature, top_k):
     """Tokens (B,) from logits (B, V), as generate says."""
     if temperature == 0:
         return logits.argmax(-1)

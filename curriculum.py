@@ -71,7 +71,9 @@ class Row(NamedTuple):
     labels: list[int]  # as long as the suffix: the token where it is scored, or -100
     n_eot: int = 0  # so many tokens of the suffix are given (<eot>); the rest is what the model should write
     replaced: list = []  # the steps that are not written: what the thoughts, or pauses, stand for
-    extra: dict = {}  # what a method wants besides, by name: numbers, lists, lists of lists, or further Rows
+    # what a method wants besides, by name, the same for all its rows: numbers, lists, lists of lists, or further Rows.
+    # Never changed in place: row._replace(extra=row.extra | {...})
+    extra: dict = {}
 
     @property
     def prompt(self):
@@ -176,12 +178,14 @@ class Objective(nn.Module):
         return self.model.think(*segments, up_to_last(batch.labels), past=batch.past)
 
     def losses(self, thinking, batch):
-        """{loss: its sum over the batch, a tensor}. At stage 0 a row has no thoughts: thinking.fed is (B, 0, C)."""
+        """{loss: its sum over the batch, a tensor}; no mean: at stage 0 there is no thought, fed is (B, 0, C)."""
         return {"ce": self.model.ce(thinking, batch.labels)[1]} if "ce" in self.weights else {}
 
     def forward(self, batch):
         batch = batch._replace(past=self.task.read_shared(self.model, batch))
         losses = self.losses(self.think(batch), batch)
+        for name in losses.keys() - self.all_weights():
+            raise UserError(f"losses() of the method returns {name!r}, which has no entry in its weights")
         return {name: losses[name] for name in self.weights}
 
     def own_state(self):
@@ -207,14 +211,17 @@ def change_weights(weights, changes):
 
 # ---------------------------------------------------------------- what stands in other files
 #
-# A file methods/NAME.py has some of these, and --method=NAME finds them. Several names, as in simcot+seq_vcr, combine:
-#     base        the row of table 1 that it builds on, if it is named first; that of coconut if it does not say so
-#     settings    {name: option(...)} of its own
-#     draw        (cfg, index of the stage, rng) -> {name: what is drawn once for all rows of a step}, goes into extra
+# A file methods/NAME.py has some of these, by these names, whether it defines or imports them, and --method=NAME finds
+# them. Several names, as in simcot+seq_vcr, combine:
+#     base        the line of table 1 that it builds on, if it is named first; that of coconut if it does not say so
+#     settings    {name: (type, option(...))} of its own
+#     draw        (cfg, index of the stage, rng) -> {name: what is drawn once for all rows of a step, for their extra}
 #     change_row  (row, problem, stage, cfg, tok, rng) -> the Row that is trained on
 #     make_model  (base model, cfg, tok) -> a Coconut that thinks otherwise, in training and afterwards
 #     Objective   a subclass of Objective, above: further losses
 #     measure     (model, problems, stage, cfg, tok) -> {name: value}, shown beside the accuracy
+#     describe    (row, problem, pause) -> what a run says of a stage, if evaluate.describe would not be right
+HOOKS = "base", "settings", "draw", "change_row", "make_model", "Objective", "measure", "describe"
 
 
 @lru_cache
@@ -226,6 +233,11 @@ def methods_of(name):
     except UserError as e:
         meant = nearest(first, TABLE_1)
         raise UserError(f"method = {shown(name)}, expected some of {', '.join(TABLE_1)}{meant}; or: {e}") from None
+    for module in modules:
+        if not any(hasattr(module, hook) for hook in HOOKS):
+            raise UserError(
+                f"{module.__name__.replace('.', '/')}.py has none of {', '.join(HOOKS)}: it changes nothing"
+            )
     if first in TABLE_1 and TABLE_1[first].instead != "thought" and any(hasattr(m, "Objective") for m in modules):
         raise UserError(f"method = {name!r}: {first} does not think")
     return modules
@@ -272,7 +284,7 @@ def objective_class(cfg):
 class Task:
     """What a task may do otherwise; a file tasks/NAME.py has a Task of its own, and --task=NAME finds it."""
 
-    settings = {}  # {name: option(...)}
+    settings = {}  # {name: (type, option(...))}
 
     def __init__(self, cfg, tok):
         self.cfg, self.tok = cfg, tok

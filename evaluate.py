@@ -170,7 +170,9 @@ def show_stage(run, stage):
     if len(cfg.data_dir) > 1:
         title += f", {for_stage(cfg.data_dir, progress['index'])}"
     longest = problems[int(problems.n_steps.argmax())]
-    what = describe(row_for(longest, stage, cfg, run.tok), longest, run.tok.encode_single_token(PAUSE))
+    says = [module.describe for module in methods_of(cfg.method) if hasattr(module, "describe")]
+    row, pause = row_for(longest, stage, cfg, run.tok), run.tok.encode_single_token(PAUSE)
+    what = (says[-1] if says else describe)(row, longest, pause)
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
     print(f"\n{title}: {what}{begun}", flush=True)
 

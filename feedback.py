@@ -133,7 +133,7 @@ class Vector(nn.Module):
 MOST_VECTORS = 64  # all thoughts after these share the last one
 FEEDBACKS = {f.__name__: f for f in (last, layer, suppressed, zero, embedding, soft, fusion, members)}
 MODULES = {"projection": Projection, "gate": Gate, "vector": Vector}
-BOUNDS = {  # what the numbers in a name must be
+BOUNDS = {  # what the numbers in a name must be, by the names of the arguments, yours among them
     "index": float.is_integer,
     "start": lambda x: 0 <= x < 1,
     "temperature": lambda x: 0 < x < math.inf,

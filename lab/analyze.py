@@ -232,8 +232,8 @@ def load(args):
     raw = data.load_json(file)[: args.count]
     task, problems, graphs = make_task(cfg, tok), data.encode(raw, cfg, tok), read_graphs(raw, file)
     longest = problems[int(problems.n_steps.argmax())]
-    first = row_for(longest, 1, cfg, tok).replaced
-    if first != longest.steps[: len(first)]:
+    replaced = [row_for(longest, stage, cfg, tok).replaced for stage in range(1, saved["stage"] + 1)]
+    if any(steps != longest.steps[: len(steps)] for steps in replaced):
         raise UserError(f"{path}: it is not the first steps that are replaced; what follows is not the rest of a path")
     pause, rows = tok.encode_single_token(PAUSE), [row_for(p, saved["stage"], cfg, tok) for p in problems]
     trained = [row.n or row.prefix.count(pause) for row in rows]

@@ -36,7 +36,7 @@ import prepare_hops
 import sample
 import tokenizer
 import train
-from coconut import draw
+from coconut import choose
 from config import TrainConfig, UserError, parse, upstairs
 from curriculum import config_class, row_for
 from model import GPT, GPTConfig, is_projection
@@ -543,4 +543,4 @@ def test_any_temperature_draws_a_token():
     """Catches logits that a small temperature makes infinite."""
     logits = torch.tensor([[1.0, 3.0, 2.0]])
     for temperature in (1e-300, 1e-40, 1e-6):
-        assert draw(logits, temperature, None).item() == draw(logits, temperature, 2).item() == 1
+        assert choose(logits, temperature, None).item() == choose(logits, temperature, 2).item() == 1
