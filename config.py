@@ -112,7 +112,7 @@ class TrainConfig(Command):
     data_dir: tuple[str, ...] = option(("data/hops",), "folder of train.json, valid.json, test.json, for each stage")
     tokenizer: str = option(
         "words", "gpt2, that of the weights in init_from (source), or one made from the training data",
-        ("gpt2", "source", "words", "chars"),
+        ("gpt2", "source", "words", "digits", "chars"),
     )  # fmt: skip
     question_format: str = option("{}\n", "how a question is written; these three are the official code's")
     step_format: str = option("{}\n", "how a step is written")

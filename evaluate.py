@@ -262,7 +262,7 @@ def evaluate_only(cfg):
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
     n_unknown, unknown = data.unknown_pieces(data.load_json(file), cfg, pieces)
     if unknown:
-        what = f"{cfg.tokenizer} that the model does not know, such as {data.name_some(unknown)}"
+        what = f"words or characters that the model does not know, such as {data.name_some(unknown)}"
         print(f"WARNING: {n_unknown:,} problems of {file} have {what}")
     problems = data.load(file, cfg, tok, pieces)
     if stage is None:

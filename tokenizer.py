@@ -32,9 +32,12 @@ def letters():
 
 
 LETTERS, SPACES = letters(), r"\t-\r\x1c-\x20\x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
+NO_DIGITS = LETTERS.replace("0-9", "", 1)
 PATTERNS = {
     # a word takes along the one character before it: " is", ">b"
     "words": rf"[^{LETTERS}\n]?[{LETTERS}]+| ?[^{LETTERS}{SPACES}]+|[{SPACES}]",
+    # the same, but that each digit stands for itself: "48 clips" is "4", "8", " clips"
+    "digits": rf"[0-9]|[^{LETTERS}\n]?[{NO_DIGITS}]+| ?[^{LETTERS}{SPACES}]+|[{SPACES}]",
     "chars": r"[\s\S]",
 }
 
@@ -53,7 +56,7 @@ def to_text(tok):
 
 
 def make_tokenizer(kind, pieces=()):
-    """A tiktoken.Encoding with the SPECIALS: "gpt2", or "words" or "chars" that know the given pieces of text.
+    """A tiktoken.Encoding with the SPECIALS: "gpt2", or one of PATTERNS that knows the given pieces of text.
 
     "source": that of other weights, of which the only piece is to_text's text.
     """

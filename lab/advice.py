@@ -40,7 +40,7 @@ def compare(path, problems, trains, cfg, tok, pieces):
     asked = [*questions(problems)]
     common = {*asked}.intersection(chain.from_iterable(map(questions, trains)))
     n_common, n = sum(question in common for question in asked), len(asked)
-    what = {"words": "words", "chars": "characters"}.get(cfg.tokenizer, "tokens")
+    what = {"words": "words", "digits": "words", "chars": "characters"}.get(cfg.tokenizer, "tokens")
     line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
     if not n_new:
         return f"{line}; all of their {what} are"

@@ -375,7 +375,9 @@ def test_tokens_of_gpt2_that_train_does_not_have_are_told_too(tmp_path, monkeypa
     assert line.endswith("all of their tokens are")
 
 
-@pytest.mark.parametrize("kind, some", [("words", "'Anna', 'Dora', "), ("chars", "'.', '?', 'A', ")])
+@pytest.mark.parametrize(
+    "kind, some", [("words", "'Anna', 'Dora', "), ("digits", "'Anna', 'Dora', "), ("chars", "'.', '?', 'A', ")]
+)
 def test_unknown_words_are_the_reason_for_too_long(kind, some, tmp_path, capsys, monkeypatch):
     """Catches "too long: 262 + 0 + 22 positions" of a question of thirty words, and a reason that is none."""
     monkeypatch.chdir(tmp_path)
