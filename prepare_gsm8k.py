@@ -9,6 +9,8 @@ A line of GSM8k-Aug:   question||<<4-2=2>> <<2/.5=4>> #### 300
 The original, JSON:    {"question": "...", "answer": "... 48/2 = <<48/2=24>>24 clips ...\n#### 72"}
 
 Lines of another shape are named and counted: those that can only be meant in one way are kept, the others left out.
+
+With --renumber=40, the original's stories, each 40 times with other numbers: tasks/renumber.py.
 """
 
 import json
@@ -18,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import data
-from config import TrainConfig, UserError, cli, no_such, option, parse, read_text
+from config import TrainConfig, UserError, cli, no_such, option, parse, read_text, upstairs
 from download import download
 from tokenizer import make_tokenizer
 
@@ -43,6 +45,7 @@ SOURCES = {  # split: (file, where it is, what is known of it, problems in it)
 ANNOTATION = re.compile(r"<<(?:(?!<<|>>).)+>>")
 SENTENCE_END = re.compile(r"(?<=[.!?])(?<!\bMr\.)(?<!\bMs\.)(?<!\bDr\.)(?<!\bSt\.)(?<!\bMrs\.)\s+(?=[^a-z\s])")
 HELD_OUT = 500  # the original has no validation file: the last problems of its training file
+FURTHER = "--renumber", "--largest", "--operations", "--width", "--equations"  # flags of tasks/renumber.py
 
 
 @dataclass
@@ -136,17 +139,25 @@ def read_lines(path, parse_line):
     return problems
 
 
-def main(argv):
-    cfg = parse(GSM8KConfig, argv, __doc__)
-    parse_line, splits = {"aug": parse_aug, "openai": parse_openai}[cfg.source], {}
-    for split, (name, url, known, expected) in SOURCES[cfg.source].items():
-        path = os.path.join(cfg.from_, name) if cfg.from_ else download(url, **known)
+def read_files(files, folder):
+    """{split: problems} of files as in SOURCES, which are in a folder, or else downloaded."""
+    splits = {}
+    for split, (name, url, known, expected) in files.items():
+        path = os.path.join(folder, name) if folder else download(url, **known)
         if not os.path.exists(path):
-            wanted = ", ".join(s[0] for s in SOURCES[cfg.source].values())
+            wanted = ", ".join(file[0] for file in files.values())
             raise UserError(f"{no_such('file', path)}; --from wants {wanted}")
-        splits[split] = read_lines(path, parse_line)
+        splits[split] = read_lines(path, parse_openai if name.endswith(".jsonl") else parse_aug)
         note = "as published" if len(splits[split]) == expected else f"WARNING: the published file has {expected:,}"
         print(f"{path}: {len(splits[split]):,} problems ({note})")
+    return splits
+
+
+def main(argv):
+    if any(arg.partition("=")[0] in FURTHER for arg in argv):
+        return upstairs("tasks", "renumber").main(argv)
+    cfg = parse(GSM8KConfig, argv, __doc__)
+    splits = read_files(SOURCES[cfg.source], cfg.from_)
     if "valid" not in splits:
         if len(splits["train"]) <= HELD_OUT:
             raise UserError(

@@ -12,6 +12,7 @@ from helpers import HERE, command, copy_of_project, hops_flags
 
 import config
 import tasks.prosqa
+import tasks.renumber
 from curriculum import config_class
 from lab import runs
 
@@ -66,7 +67,7 @@ def understand(script, argv, monkeypatch):
         raise Understood
 
     module = importlib.import_module(script)
-    for each in (module, tasks.prosqa):  # to which prepare_prosqa.py may hand over
+    for each in (module, tasks.prosqa, tasks.renumber):  # to which prepare_prosqa.py and prepare_gsm8k.py may hand over
         monkeypatch.setattr(each, "parse", parse)
     with pytest.raises(Understood):
         module.main(argv)
