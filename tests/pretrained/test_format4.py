@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import HERE, fails, run_to_the_end
+from helpers import HERE, fails, needs, run_to_the_end
 
 import data
 import sample
@@ -86,6 +86,7 @@ def same(found, expected):
 @pytest.mark.parametrize("name", METHODS)
 def test_a_model_gives_what_it_gave(name, problems):
     """Catches a name, a method or a setting that is translated wrongly: answers, thoughts, loss, where it stops."""
+    needs(METHODS[name][0])
     model, cfg, tok, saved = load_checkpoint(path_of(name))
     assert (cfg.method, cfg.feedback) == METHODS[name]
     asked, expected = problems(name, cfg, tok, saved["pieces"]), EXPECTED[name]
@@ -100,6 +101,7 @@ def test_a_model_gives_what_it_gave(name, problems):
 @pytest.mark.parametrize("name", ["coconut", "ponder", "llama", "sets"])
 def test_it_goes_through_the_scripts(name, problems, capsys):
     """Catches what only a script wants to know of a checkpoint."""
+    needs(METHODS[name][0])
     file = "data/graph.json" if name == "sets" else "data/test.json"
     train.main([f"--eval_only={path_of(name)}", f"--eval_file={file}", "--device=cpu"])
     assert f"test accuracy {EXPECTED[name]['accuracy']:.1%} on 40 problems" in capsys.readouterr().out
@@ -148,6 +150,7 @@ def test_what_has_gone_for_good_is_said(setting, tmp_path):
 @pytest.mark.parametrize("name", EXPORTED)
 def test_exported_it_thinks_the_same(name, by, problems, capsys):
     """Catches weights that a folder lacks, and a note in config.json that is not understood."""
+    needs(METHODS[name][0])
     _, cfg, tok, saved = load_checkpoint(path_of(name))
     export.main([path_of(name), "exported"])
     assert not {"model.safetensors", "config.json", "thinking.safetensors"} - {*os.listdir("exported")}
@@ -189,6 +192,7 @@ def test_exported_it_thinks_the_same(name, by, problems, capsys):
 )
 def test_what_is_noted_of_thinking_is_checked(noted, said, tmp_path):
     """Catches a traceback where somebody has changed a config.json by hand, or an early export said less."""
+    needs("pccot" if "passes" in noted else "coconut")
     (tmp_path / "config.json").write_text(json.dumps(noted))
     (tmp_path / "model.safetensors").write_bytes(b"")
     if said:
