@@ -6,7 +6,7 @@ GSM8K's stories with small new numbers, from random weights on a CPU, all steps 
     python prepare_gsm8k.py $FLAGS --equations=only --out_dir=data/gsm8k_equations
     python train.py configs/gsm8k_stories.py
 
-Not run to the end: so far equations only, 83.6 % of 500 validation problems right after 2,500 of their 3,000 steps.
+Not run to the end: equations 88.4 % right after their 3,000 steps, stories 6.4 % after 1,000 of their 6,000.
 How many stories it solves is not known.
 """
 
