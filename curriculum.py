@@ -185,7 +185,7 @@ class Objective(nn.Module):
         batch = batch._replace(past=self.task.read_shared(self.model, batch))
         losses = self.losses(self.think(batch), batch)
         for name in losses.keys() - self.all_weights():
-            raise UserError(f"losses() of the method returns {name!r}, which has no entry in its weights")
+            raise UserError(f"the Objective returns {name!r}, which has no entry in its weights")
         return {name: losses[name] for name in self.weights}
 
     def own_state(self):
