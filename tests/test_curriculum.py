@@ -248,7 +248,10 @@ def test_sorting_by_length_leaves_little_padding(stage):
     cfg = TrainConfig(
         tokenizer="gpt2", block_size=1024, c_thought=2, max_latent_stage=3, batch_size=32, sort_window=100
     )
-    tok = make_tokenizer("gpt2")
+    try:
+        tok = make_tokenizer("gpt2")
+    except UserError:
+        pytest.skip("GPT-2's vocabulary is neither cached nor can it be downloaded")
     problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
 
     def rows(cfg):
