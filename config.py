@@ -241,8 +241,8 @@ def print_help(cls, doc):
         print(f"  --{f.name.rstrip('_') + '=' + repr(f.default):<30}  {f.metadata['doc']}{among}")
 
 
-def split(argv, switches):
-    """(what stands alone, {name: text}) of a command line; switches: the settings that need no value."""
+def split(argv, kinds):
+    """(what stands alone, {name: text}) of a command line; kinds: {name: type} of the settings; bool needs no text."""
     alone, flags, argv, last = [], {}, list(argv), ""
     while argv:
         arg = argv.pop(0)
@@ -256,10 +256,10 @@ def split(argv, switches):
         name, equals, text = arg.lstrip("-").partition("=")
         name = name.replace("-", "_")
         if not equals:
-            text = "true" if name in switches else None
+            text = "true" if kinds.get(name) is bool else None
             if argv and not argv[0].startswith("--") and (text is None or argv[0] in ("true", "false")):
                 text = argv.pop(0)
-        last = f"--{name}={text.rstrip(',')}" if text and name not in switches else ""
+        last = f"--{name}={text.rstrip(',')}" if text and typing.get_origin(kinds.get(name)) is tuple else ""
         flags[name + "_" if keyword.iskeyword(name) else name] = text  # a field cannot be called `from`
     return alone, flags
 
@@ -275,7 +275,7 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     """
     plain = isinstance(cls, type)
     kinds = typing.get_type_hints(cls if plain else TrainConfig)
-    alone, flags = split(argv, {"h", "help", *(name for name, kind in kinds.items() if kind is bool)})
+    alone, flags = split(argv, kinds | {"h": bool, "help": bool})
     file = alone.pop(0) if takes_file and alone else None
     if len(alone) > len(places):
         raise UserError(f"unexpected argument {alone[-1]!r}: settings are given as --name=value or --name=value,value")

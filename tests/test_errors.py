@@ -129,6 +129,8 @@ def splits(folder, *problems):
         (["configs/hops.py"], ["configs/hops.py: no such", "in the current folder, ", "did you mean ", "hops.py?"]),
         (["--lr", "1e-3", "5e-4"], ["'5e-4'", "separated by commas: --lr=1e-3,5e-4"]),
         (["--steps=9,", "12"], ["'12'", "--steps=9,12"]),
+        (["--out_dir=out/x", "configs/nothing.py"], ["configs/nothing.py: no such config file"]),
+        (["--method=simcott"], ["'simcott'", "methods/simcott.py", "did you mean simcot?"]),
         (
             ["--data_dir=data/hops"],
             ["data/hops/train.json: no such file in the current folder, ", "prepare_hops.py` m"],
