@@ -174,7 +174,7 @@ class Problems:
 def encode(problems, cfg, tok):
     """Dicts as Problems; tiktoken uses all cores."""
     eos, dtype = tok.encode_single_token(EOS), np.uint16 if tok.n_vocab <= 1 << 16 else np.uint32
-    arrays, lengths, first, began = [], [0], [0], time.time()
+    arrays, lengths, first, began = [], [0], [0], time.monotonic()
     for start in range(0, len(problems), 20_000):  # never more than so many as Python lists
         chunk = [texts(p, cfg) for p in problems[start : start + 20_000]]
         encoded = tok.encode_ordinary_batch([text for written in chunk for text in written], num_threads=os.cpu_count())
@@ -185,7 +185,7 @@ def encode(problems, cfg, tok):
         arrays.append(np.fromiter(chain.from_iterable(encoded), dtype))
         done = start + len(chunk)
         if len(problems) > 20_000:
-            left = (time.time() - began) / done * (len(problems) - done)
+            left = (time.monotonic() - began) / done * (len(problems) - done)
             end = "\n" if done == len(problems) else ""
             print(f"\rtokenised {done:,} of {len(problems):,} problems, {left:.0f} s left  ", end=end, flush=True)
     return Problems(np.concatenate(arrays), np.cumsum(lengths), np.cumsum(first))

@@ -208,7 +208,7 @@ def write_with_attention(page, found):
 
 @torch.no_grad()
 def main(argv):
-    command, began = shlex.join(["python", "-m", "lab.explore", *argv]), time.time()
+    command, began = shlex.join(["python", "-m", "lab.explore", *argv]), time.monotonic()
     args = parse(ExploreConfig, argv, __doc__, places=("ckpt", "data"))
     model, asked, about = load(args)
     cfg, out = asked.task.cfg, args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
@@ -223,7 +223,7 @@ def main(argv):
     html = write_with_attention(page, found)
     with open(out, "w", encoding="utf-8") as f:
         f.write(html)
-    print(f"{out}: {len(html.encode()) / 1000:,.0f} kB, {time.time() - began:.1f} s; open it in a browser")
+    print(f"{out}: {len(html.encode()) / 1000:,.0f} kB, {time.monotonic() - began:.1f} s; open it in a browser")
 
 
 if __name__ == "__main__":

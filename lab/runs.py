@@ -85,7 +85,7 @@ class Job:
             print(f"\n$ {shlex.join(command)}", file=file, flush=True)
             more = {"env": os.environ | {"OMP_NUM_THREADS": str(threads)}, "start_new_session": True}  # ^C is ours
             self.process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=file, stderr=file, **more)
-        self.began = time.time()
+        self.began = time.monotonic()
 
     def discard(self):
         """Remove what is there of it; UserError if it is running."""
@@ -100,7 +100,7 @@ class Job:
 
     def share(self):
         """How much of it is done, 0 to 1, going by the last ETA that it has shown."""
-        past, left = time.time() - self.began, math.inf
+        past, left = time.monotonic() - self.began, math.inf
         for eta in re.findall(r"ETA <?([\d:]+)", self.said())[-1:]:
             left = sum(int(n) * 60**i for i, n in enumerate(reversed(eta.split(":"))))
         return past / (past + left)
@@ -113,7 +113,7 @@ class Job:
             error = [line.removeprefix("error: ") for line in said if line.startswith("error: ")] or said
             error = f"signal {-code}" if code < 0 else error[-1]
             self.status = "finished" if code == 0 else "interrupted" if stopping else f"failed: {error}"
-            seconds, cpu = time.time() - self.began, usage.ru_utime + usage.ru_stime
+            seconds, cpu = time.monotonic() - self.began, usage.ru_utime + usage.ru_stime
             with open(self.took, "a") as file:  # in the format of log.txt; once more each time that it is resumed
                 file.write(f"0 seconds {seconds:.1f}\n0 cpu_seconds {cpu:.1f}\n")
         return pid != 0
@@ -171,7 +171,7 @@ def plan(argv):
 
 def run_all(jobs, args):
     """Run what is not finished, args.jobs at a time; returns whether somebody stopped it."""
-    waiting, running, stops, began = [job for job in jobs if job.status != "finished"], [], [], time.time()
+    waiting, running, stops, began = [job for job in jobs if job.status != "finished"], [], [], time.monotonic()
     n, ended, stopping = len(waiting), 0, False
     print(f"{len(jobs)} runs, {len(jobs) - n} of them finished before", flush=True)
     for job in waiting:  # all at once, or ^C would leave some of the old ones, as if finished
@@ -194,10 +194,10 @@ def run_all(jobs, args):
             running.remove(job)
             ended += 1
             result = f"{job.numbers()['accuracy']:.1%}" if job.status == "finished" else job.status
-            print(f"\r{job.cfg.out_dir:<40} {duration(time.time() - job.began):>7}  {result:<60}", flush=True)
+            print(f"\r{job.cfg.out_dir:<40} {duration(time.monotonic() - job.began):>7}  {result:<60}", flush=True)
         if running and sys.stdout.isatty():
             share = (ended + sum(job.share() for job in running)) / n
-            eta = duration((time.time() - began) * (1 / share - 1)) if share else "?"
+            eta = duration((time.monotonic() - began) * (1 / share - 1)) if share else "?"
             print(f"\r{ended} of {n} done, {len(running)} running, ETA {eta:<20}", end="", flush=True)
     return stopping
 

@@ -178,14 +178,14 @@ def main(old, new, *names):
     with tempfile.TemporaryDirectory() as folder:
         prepare(old, folder, dict.fromkeys(task for _, task, _ in runs.values()))
         for i, (name, run) in enumerate(runs.items()):
-            began = time.time()
+            began = time.monotonic()
             both = [train(checkout, f"{folder}/{i}{side}", run, folder) for side, checkout in zip("ab", (old, new))]
             found = compare(*both)
             worst = max(worst, *found)
             first, last = (step["loss"] for step in (both[0][0][0], both[0][0][-1]))
             print(
                 f"{name:<24} {len(both[0][0]):>4} steps  loss {first:.3f} to {last:.3f}  largest difference: "
-                f"losses {found[0]:.1e}  weights {found[1]:.1e}  {time.time() - began:.0f} s",
+                f"losses {found[0]:.1e}  weights {found[1]:.1e}  {time.monotonic() - began:.0f} s",
                 flush=True,
             )
     print(f"largest of all: {worst:.1e}, expected at most {TOLERANCE:.0e}")

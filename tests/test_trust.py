@@ -58,7 +58,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(data_dir):
     rng, kills, steps = random.Random(6), 20 if LONG else 4, 700 if LONG else 80
     flags = [*FLAGS, f"--steps={steps}"]
     assert finish([*flags, "--out_dir=whole"]) == (0, "")
-    n_resumed, began = 0, time.time()
+    n_resumed, began = 0, time.monotonic()
     for _ in range(kills):
         resume = ["--resume"] if os.path.exists("parts/ckpt.pt") else ["--overwrite"]
         with start([*flags, "--out_dir=parts", *resume]) as p:
@@ -77,7 +77,7 @@ def test_killed_at_random_moments_and_resumed_equals_never_stopped(data_dir):
         whole, parts = torch.load(f"whole/{name}")["model"], torch.load(f"parts/{name}")["model"]
         assert all(torch.equal(whole[k], parts[k]) for k in whole)
     assert open("whole/log.txt").read() == open("parts/log.txt").read()
-    print(f"\n{kills} kills, the last at step {total} of {3 * steps}; {time.time() - began:.0f} s")
+    print(f"\n{kills} kills, the last at step {total} of {3 * steps}; {time.monotonic() - began:.0f} s")
 
 
 def test_disk_full_while_saving(data_dir):
