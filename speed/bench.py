@@ -8,15 +8,15 @@ How fast is it? Ratios, measured side by side in one run, on problems as long as
     python -m speed.bench --parts=feedbacks --thoughts=6
     python -m speed.bench --parts=methods --thoughts=3,6,12,24,48
 
-feedbacks   a training step with each feedback, over one with the hidden state (not among the parts by default)
-step        a training step with n thoughts, over one without: with n ordinary tokens in their place (same positions)
-yardstick   the step with six thoughts, and generating, beside transformers' GPT-2, if that package is installed
+step        a training step with n thoughts, over one with n ordinary tokens in their place (the same positions)
+yardstick   the same step, and generating, with transformers' GPT-2, if that package is installed
 memory      what a step adds at its peak, each in a process of its own
-methods     a step of each method's last stage with n thoughts, over one that writes all steps (cot); from which n on
-            thoughts in three or six passes take less time than one after the other. Measured only if asked for.
 padding     the share of all positions that are padding, with batches sorted by length and without
+feedbacks   a training step with each feedback, over one with the hidden state
+methods     a step of each method with n thoughts, over one that writes all steps (cot): from which n on do thoughts in
+            three or six passes take less time than one after the other? These two are measured only if asked for.
 Variants take turns, in another order each round; a ratio is the median of the rounds' ratios. A step is all of it:
-batch, passes, optimizer.
+batch, passes, optimizer. A line is a name, a value, and a ratio: of "thoughts_n6", 6 is the number of thoughts.
 """
 
 if not __package__:
@@ -26,50 +26,64 @@ import ctypes
 import importlib.util
 import multiprocessing
 import random
-import statistics
 import time
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 
 import numpy as np
 import torch
 
-import curriculum
 import data
-from checkpoint import pick_device
-from config import UserError, cli, option, parse
-from curriculum import Row, config_class, make_model, make_objective, row_for
-from evaluate import length_batches, precision
-from model import GPT, GPTConfig
-from speed import compiled, fast
-from tokenizer import SPECIALS, make_tokenizer
+from checkpoint import new_base, pick_device
+from config import cli, option, parse, upstairs
+from curriculum import Objective, change, config_class, make_model, make_objective, row_for
+from evaluate import precision, solve
+from tokenizer import make_tokenizer
 from train import new_optimizer, train_step
 
-PRESETS = {"small": ((4, 4, 256), 32), "124M": ((12, 12, 768), 8)}  # (n_layer, n_head, n_embd), batch size
-VOCAB = 50257 + len(SPECIALS) - 1  # as GPT-2's tokenizer has it: <|endoftext|> was there before
-EOT, TOKEN = 50258, 100  # <eot>, and some token: what it is does not change how long it takes
+# sizes, and the batch size that is measured
+PRESETS = {
+    "small": {"n_layer": 4, "n_head": 4, "n_embd": 256, "batch_size": 32},
+    "124M": {"n_layer": 12, "n_head": 12, "n_embd": 768, "batch_size": 8},
+}
 # GSM8k-Aug's 500 validation problems in GPT-2's tokens: the 0th, 5th, ..., 100th percentile, and the share of problems
 # with 0, 1, ..., 8 steps. Longer questions have more steps, which is left out here: batches are easier to sort there.
 QUESTION = 23, 31, 34, 37, 40, 41, 43, 45, 47, 50, 52, 54, 57, 59, 63, 68, 72, 77, 84, 97, 166
 STEP = 6, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 8, 10, 10, 10, 11, 28
 N_STEPS = 0.012, 0.052, 0.310, 0.280, 0.182, 0.106, 0.036, 0.016, 0.006
 ANSWER = 3  # "### 72" and the end of text; 92 % have so many
-
-
-PARTS = "step", "yardstick", "memory", "padding", "feedbacks", "methods"
-FEEDBACKS = "layer:-2", "suppressed:0.5", "zero", "embedding", "soft", "members", "fusion:0.6", "projection", "gate"
+TOK = make_tokenizer("words", map(str, range(50_000)))  # as large as GPT-2's; which tokens there are does not matter
+NEW_TOKENS = 24  # that are written as an answer
+TRAINING = {  # {part: {name: settings}}; ratios are those to the first one
+    "step": {"tokens": {"method": "pause_as_thought"}, "thoughts": {}},
+    "feedbacks": {name: {"feedback": name} for name in (
+        "last", "layer:-2", "suppressed:0.5", "zero", "embedding", "soft", "members", "fusion:0.6", "projection", "gate"
+    )},
+    "methods": {
+        "cot": {"method": "cot"},
+        "coconut": {},
+        "coconut_3_passes": {"method": "coconut+pccot", "passes": 3, "losses": ("teacher:0", "distance:0")},
+        "coconut_6_in_place": {"method": "coconut+lotus", "passes": 6, "losses": ("step_tokens:0",)},
+        "simcot": {"method": "simcot"},
+        "codi": {"method": "codi"},
+        "pccot": {"method": "pccot"},
+        "lotus": {"method": "lotus"},
+        "simcot_head": {"method": "simcot", "decoder": "head"},
+    },
+}  # fmt: skip
 
 
 @dataclass
 class BenchConfig:
     preset: str = option("small", "size of the model", tuple(PRESETS))
-    parts: tuple[str, ...] = option(("step", "yardstick", "memory", "padding"), "what to measure")
+    parts: tuple[str, ...] = option(
+        ("step", "yardstick", "memory", "padding"), "what to measure",
+        ("step", "yardstick", "memory", "padding", "feedbacks", "methods"),
+    )  # fmt: skip
     thoughts: tuple[int, ...] = option((0, 2, 6, 12, 24), "numbers of thoughts in a training step", least=0, most=200)
-    batch_size: int | None = option(
-        None, "problems in a training step; by default 32 small ones, 8 of 124M", least=1, most=10**5
-    )
+    batch_size: int = option(0, "problems in a training step; 0: 32 small ones, 8 of 124M", least=0, most=10**5)
     generate: int = option(64, "answers to generate (beside a single one)", least=1, most=10**5)
-    new_tokens: int = option(24, "tokens of an answer", least=1, most=1000)
     rounds: int = option(7, "times that everything is measured, after one that is not", least=1)
     file: str = option("", "a data file of problems, to measure their padding")
     device: str = option("cpu", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
@@ -80,19 +94,16 @@ class BenchConfig:
     peak_tflops: float = option(989.0, "of the GPU in bfloat16, for its utilisation; 989: H100, H200", least=1)
     seed: int = option(1, "decides the lengths of the problems", least=0)
 
-    def __post_init__(self):
-        if self.fast and (self.compile or self.device != "cpu"):
-            raise UserError("--fast is for a CPU, and without --compile")
-        unknown = {*self.parts} - {*PARTS}
-        if unknown:
-            raise UserError(f"--parts: expected some of {','.join(PARTS)}, found {min(unknown)!r}")
-        self.batch_size = self.batch_size or PRESETS[self.preset][1]
+    def settings(self, n=6, **more):
+        """GSM8K's settings, as far as they matter here, with n thoughts: for three steps, as GSM8K has them, or one."""
+        stages = 3 if n % 3 == 0 else 1
+        given = {"tokenizer": "gpt2", "max_latent_stage": stages, "c_thought": n // stages, "pad_latent_to_max": True,
+                 "block_size": 1024, "sort_window": 100, "dtype": self.dtype, "seed": self.seed,
+                 "speed": ("compiled",) if self.compile else (), **PRESETS[self.preset], **more}  # fmt: skip
+        return config_class(given)(**given | ({"batch_size": self.batch_size} if self.batch_size else {}))
 
-    def train_config(self, **more):
-        """GSM8K's settings, as far as they matter here."""
-        settings = {"tokenizer": "gpt2", "max_latent_stage": 3, "c_thought": 2, "block_size": 1024, "sort_window": 100,
-                    "batch_size": self.batch_size, "dtype": self.dtype, "seed": self.seed, **more}  # fmt: skip
-        return config_class(settings)(**settings)
+
+# ---------------------------------------------------------------- what it is measured on
 
 
 def draw_problems(n, seed):
@@ -111,181 +122,125 @@ def draw_problems(n, seed):
     return data.Problems(rng.integers(0, 50000, bounds[-1], dtype=np.uint16), bounds, np.array(first))
 
 
-def make_row(problem, n, stage=3):
-    """The problem as GSM8K has it at stage 3, but with n thoughts."""
-    written = sum(problem.steps[stage:], []) + problem.answer
-    return Row(problem.question + [TOKEN], n, [EOT, *written], [-100, *written])
+def sorted_batches(problems, cfg, stage):
+    """Problems in batches as train.py makes them."""
+    order = [i for i, _ in data.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)]
+    return [[problems[i] for i in order[k : k + cfg.batch_size]] for k in range(0, len(order), cfg.batch_size)]
 
 
-def without_thoughts(row):
-    """The same row with ordinary tokens in place of its thoughts."""
-    return row._replace(prefix=row.prefix + [TOKEN] * row.n, n=0)
-
-
-def new_base(args):
-    n_layer, n_head, n_embd = PRESETS[args.preset][0]
+def new_model(cfg, args):
     torch.manual_seed(0)
-    return GPT(GPTConfig(n_layer, n_head, n_embd, 1024, VOCAB))
+    model = make_model(new_base(cfg, TOK), cfg, TOK).to(args.device)
+    for name in cfg.speed:
+        upstairs("speed", name).speed_up(model)
+    return model
 
 
-def new_model(args, cfg, device, tok=None, faster=False):
-    model = make_model(new_base(args), cfg, tok).to(device)
-    if args.compile:
-        compiled.speed_up(model)
-    return fast.speed_up(model) if faster else model
+def transformers_model(args):
+    """Its GPT-2 of the same size; None if it is not installed."""
+    if not importlib.util.find_spec("transformers"):
+        return print("transformers is not installed: no yardstick")
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    sizes = {**PRESETS[args.preset], "vocab_size": TOK.n_vocab, "bos_token_id": None, "eos_token_id": None}
+    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).to(args.device)
 
 
-def take_turns(variants, args):
-    """{name: seconds of each round}; variants {name: function of the round's number}, each round in a new order."""
-    seconds, order = {name: [] for name in variants}, random.Random(args.seed)
+class Yardstick(Objective):
+    """A plain step of transformers, on as many positions; its logits are those of all of them."""
+
+    def forward(self, batch):
+        x = torch.cat((batch.prefix, batch.suffix), 1)
+        labels = torch.cat((torch.full_like(batch.prefix, -100), batch.labels), 1)
+        return {"ce": self.model(input_ids=x, labels=labels).loss * (labels != -100).sum()}
+
+
+# ---------------------------------------------------------------- how it is measured
+
+
+def show(name, value, ratio=None):
+    print(f"{name:<28} {value:10.4g}" + ("" if ratio is None else f" {ratio:8.2f}"))
+
+
+def take_turns(title, variants, base, args):
+    """Time variants {(name, n): function of the round's number}, which take turns, in another order each round.
+
+    Prints the median of each, in ms, and its ratio to (base, n); returns the seconds of each, {(name, n): [...]}.
+    """
+    seconds, order = {key: [] for key in variants}, random.Random(args.seed)
     for i in range(args.rounds + 1):
-        for name in order.sample(list(variants), len(variants)):
+        for key in order.sample(list(variants), len(variants)):
             began = time.perf_counter()
-            variants[name](i)
+            variants[key](i)
             if args.device.startswith("cuda"):
                 torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - began)
-    return {name: s[1:] for name, s in seconds.items()}  # the first round is for warming up
+            seconds[key].append(time.perf_counter() - began)
+    seconds = {key: of[1:] for key, of in seconds.items()}  # the first round is for warming up
+    print(f"\n{title}, {args.preset}: ms, and over {base}")
+    for (name, n), of in seconds.items():
+        show(f"{name}_n{n}", 1000 * median(of), median(x / y for x, y in zip(of, seconds[base, n])))
+    return seconds
 
 
-def ratio(a, b):
-    """The median over the rounds of a / b."""
-    return statistics.median(x / y for x, y in zip(a, b))
-
-
-def sorted_batches(args, problems, cfg):
-    """Problems in batches as train.py makes them."""
-    order = [i for i, _ in data.epoch_order(problems, 3, np.random.default_rng(args.seed), cfg)]
-    return [[problems[i] for i in order[k : k + args.batch_size]] for k in range(0, len(order), args.batch_size)]
-
-
-def print_values(**values):
-    """Lines for machines."""
-    for name, value in values.items():
-        print(f"{name} {value:.4g}")
-
-
-# ---------------------------------------------------------------- parts
-
-
-def measure_steps(args, device):
-    cfg, kinds = args.train_config(), ["plain", "tokens"]
-    if args.fast:
-        kinds.insert(1, "fast")
-    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), cfg)
-    models = {kind: new_model(args, cfg, device, faster=kind == "fast") for kind in kinds}
-    objectives = {kind: make_objective(model, cfg, None) for kind, model in models.items()}
-    optimizers = {kind: new_optimizer(objective, cfg) for kind, objective in objectives.items()}
-
-    def step(n, kind):
-        def call(i):
-            rows = [make_row(p, n) for p in chosen[i % len(chosen)]]
-            rows = [without_thoughts(r) for r in rows] if kind == "tokens" else rows
-            train_step(objectives[kind], optimizers[kind], rows, cfg)
-
-        return call
-
-    variants = {(n, kind): step(n, kind) for n in args.thoughts for kind in kinds}
-    if "yardstick" in args.parts and has_transformers():
-        variants["transformers"] = transformers_step(args, device, chosen)
-    seconds = take_turns(variants, args)
-    n_parameters = sum(p.numel() for p in objectives["tokens"].parameters())
-    print(f"\ntraining step, {args.preset} ({n_parameters / 1e6:.1f} M parameters), batch {args.batch_size}")
-    print("         ms a step with so many       over the step with tokens")
-    title = "number  thoughts  with --fast  tokens  thoughts  with --fast  tokens/s"
-    print(title + "  used" if device != "cpu" else title)
-    lengths = [(len(p.question), sum(map(len, p.steps[3:]))) for b in chosen[1 : args.rounds + 1] for p in b]
-    mean = sum(q + s + 2 + ANSWER for q, s in lengths) / len(lengths)  # tokens of a row without thoughts
-    over = {(n, kind): ratio(seconds[n, kind], seconds[n, "tokens"]) for n in args.thoughts for kind in kinds}
-    for n in args.thoughts:
-        ms = {kind: 1000 * statistics.median(seconds[n, kind]) for kind in kinds}
-        per_second = 1000 * (mean + n) * args.batch_size / ms["plain"]
-        quick = (f"{ms['fast']:.0f}", f"{over[n, 'fast']:.2f}") if args.fast else ("-", "-")
-        line = f"{n:>6}  {ms['plain']:>8.0f}  {quick[0]:>11}  {ms['tokens']:>6.0f}  {over[n, 'plain']:>8.2f}"
-        line += f"  {quick[1]:>11}  {per_second:>8.0f}"
-        used = 6 * n_parameters * per_second / (args.peak_tflops * 1e12)  # forward and backward: 6 operations a weight
-        print(f"{line}  {used:>4.0%}" if device != "cpu" else line)
-    for n in args.thoughts:
-        print_values(**{f"step_over_plain_n{n}": over[n, "plain"]})
-        if args.fast:
-            print_values(**{f"step_over_plain_with_fast_n{n}": over[n, "fast"]})
-    if device != "cpu":
-        print_values(host_ms_per_thought=host_time(objectives["plain"], cfg, chosen[0]))
-    if "transformers" in seconds and 6 in args.thoughts:
-        print_values(step_over_transformers=ratio(seconds[6, "plain"], seconds["transformers"]))
-
-
-def measure_feedbacks(args, device):
-    n = max(args.thoughts)
-    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
-
-    def step(feedback):
-        cfg = args.train_config(feedback=feedback)
-        objective = make_objective(new_model(args, cfg, device), cfg, None)
+def training_steps(args, variants, ns):
+    """{(name, n): function of the round's number, that trains for a step}; variants {name: settings}."""
+    problems, steps = draw_problems(100 * args.settings().batch_size, args.seed), {}
+    batches = sorted_batches(problems, args.settings(), stage=3)
+    for name, settings in variants.items():
+        cfg = args.settings(**settings)
+        if name == "transformers":
+            objective = Yardstick(transformers_model(args), cfg, TOK)
+        else:
+            objective = make_objective(new_model(cfg, args), cfg, TOK).to(args.device)
         optimizer = new_optimizer(objective, cfg)
-        return lambda i: train_step(objective, optimizer, [make_row(p, n) for p in chosen[i % len(chosen)]], cfg)
-
-    seconds = take_turns({name: step(name) for name in ("last", *FEEDBACKS)}, args)
-    print(f"\ntraining step with {n} thoughts, {args.preset}, batch {args.batch_size}\nfeedback          ms  over last")
-    for name, s in seconds.items():
-        print(f"{name:<14}  {1000 * statistics.median(s):>4.0f}  {ratio(s, seconds['last']):>9.2f}")
-
-
-KINDS = {  # what they are called here, and the settings of each
-    "cot": {"method": "cot"},
-    "coconut": {"method": "coconut"},
-    "coconut_3_passes": {"method": "coconut+pccot", "passes": 3, "losses": ("teacher:0", "distance:0")},
-    "coconut_6_in_place": {"method": "coconut+lotus", "passes": 6, "losses": ("step_tokens:0",)},
-    **{name: {"method": name} for name in ("simcot", "codi", "pccot", "lotus")},
-    "simcot_head": {"method": "simcot", "decoder": "head"},
-}
-
-
-def measure_methods(args, device):
-    """All of them train models of the same size, on the same problems."""
-    tok = make_tokenizer("words", map(str, range(50_000)))  # knows the tokens of draw_problems
-    chosen = sorted_batches(args, draw_problems(100 * args.batch_size, args.seed), args.train_config())
-    base, variants, optimizers = new_base(args).to(device), {}, {}
-    if args.compile:
-        compiled.speed_up(curriculum.Coconut(base))
-    for name, settings in KINDS.items():
-        cfg = args.train_config(pad_latent_to_max=True, **settings)
-        model = make_model(base, cfg, tok).to(device)
-        objective = make_objective(model, cfg, tok).to(device)
-        trained = frozenset(objective.parameters())  # one optimizer for all that train the same
-        optimizer = optimizers.setdefault(trained, new_optimizer(objective, cfg))
 
         def step(i, cfg, objective, optimizer):
-            stage = 0 if cfg.method == "cot" else cfg.max_latent_stage + 1
-            rows = [row_for(p, stage, cfg, tok) for p in chosen[i % len(chosen)]]
-            train_step(objective, optimizer, rows, cfg)
+            stage = 0 if cfg.method == "cot" else cfg.max_latent_stage
+            train_step(objective, optimizer, [row_for(p, stage, cfg, TOK) for p in batches[i % 100]], cfg)
 
-        for n in filter(None, (1,) if name == "cot" else args.thoughts):
-            c = n // 3 if n % 3 == 0 else 1  # for three steps, as GSM8K has them
-            of = curriculum.change(cfg, c_thought=c, max_latent_stage=n // c)
-            variants[name, n] = partial(step, cfg=of, objective=objective, optimizer=optimizer)
-    seconds = take_turns(variants, args)
-    ns = [n for n in args.thoughts if n]
-    cot = seconds["cot", 1]
-    ms = 1000 * statistics.median(cot)
-    print(f"\ntraining step, {args.preset}, batch {args.batch_size}, over one of cot, which takes {ms:.0f} ms")
-    print(f"{'thoughts':<20}" + "".join(f"{n:>7}" for n in ns))
-    for name in [*KINDS][1:]:
-        print(f"{name:<20}" + "".join(f"{ratio(seconds[name, n], cot):>7.2f}" for n in ns))
-    for name in "coconut_3_passes", "coconut_6_in_place":
-        slower = [n for n in ns if ratio(seconds[name, n], seconds["coconut", n]) >= 1]
-        sooner = [n for n in ns if n > max(slower, default=0)]
-        since = f"from {min(sooner)} thoughts on" if sooner else "for none of them"
-        print(f"{name} takes less than coconut {since}")
-    for name in [*KINDS][1:]:
-        print_values(**{f"{name}_over_cot_n{n}": ratio(seconds[name, n], cot) for n in ns})
+        for n in ns:
+            of = args.settings(n, **settings)
+            steps[name, n] = partial(step, cfg=of, objective=objective, optimizer=optimizer)
+    return steps
 
 
-def host_time(objective, cfg, problems):
+def measure_training(part, args):
+    variants, ns = {**TRAINING[part]}, args.thoughts
+    if part == "step" and args.fast:
+        variants["thoughts_with_fast"] = {"speed": ("fast",)}
+    if part == "step" and "yardstick" in args.parts and transformers_model(args):
+        variants["transformers"] = variants["tokens"]
+    if part != "step":
+        ns = [n for n in ns if n]  # who thinks, must have a thought
+    steps = training_steps(args, variants, ns)
+    title = f"training step, batch of {args.settings().batch_size}"
+    seconds = take_turns(title, steps, [*variants][0], args)
+    if part == "step":
+        show_throughput(args, steps, seconds)
+
+
+def show_throughput(args, steps, seconds):
+    """Tokens per second; on a GPU also what they make use of, and what a thought costs the CPU."""
+    rows = [row_for(p, 3, args.settings(0), TOK) for p in draw_problems(1000, args.seed)]
+    length = sum(len(row.prefix + row.suffix) for row in rows) / len(rows)
+    for n in args.thoughts:
+        cfg, objective = (steps["thoughts", n].keywords[name] for name in ("cfg", "objective"))
+        per_second = (length + n) * cfg.batch_size / median(seconds["thoughts", n])
+        show(f"tokens_per_second_n{n}", per_second)
+        if args.device != "cpu":  # forward and backward: 6 operations a weight
+            n_weights = sum(p.numel() for p in objective.parameters())
+            show(f"utilisation_n{n}", 6 * n_weights * per_second / (args.peak_tflops * 1e12))
+    if args.device.startswith("cuda"):
+        show("host_ms_per_thought", host_time(objective, args))
+
+
+def host_time(objective, args):
     """What a thought costs the CPU that feeds a GPU, forward and backward, in ms: it must not wait for the GPU."""
     took = {}
-    for n in (4, 4, 20):  # the first is for warming up
-        batch = data.collate([make_row(p, n) for p in problems], next(objective.parameters()).device)
+    for n in (3, 3, 18):  # the first is for warming up
+        cfg = args.settings(n)
+        rows = [row_for(p, 3, cfg, TOK) for p in draw_problems(cfg.batch_size, args.seed)]
+        batch = data.collate(rows, args.device)
         torch.cuda.synchronize()
         began = time.perf_counter()
         with precision(cfg, batch.prefix.device):
@@ -293,98 +248,48 @@ def host_time(objective, cfg, problems):
         loss.backward()
         took[n] = time.perf_counter() - began
         torch.cuda.synchronize()
-    return 1000 * (took[20] - took[4]) / 16
+    return 1000 * (took[18] - took[3]) / 15
 
 
-def has_transformers():
-    found = importlib.util.find_spec("transformers") is not None
-    if not found:
-        print("transformers is not installed: no yardstick")
-    return found
+def measure_generation(args):
+    """Six thoughts and an answer, as evaluation does it, against as many tokens from transformers: a pass for each."""
+    cfg, other = args.settings(), transformers_model(args)
+    if not other:
+        return
+    model = new_model(cfg, args).eval()
+    prompts = [row_for(p, 3, cfg, TOK).prompt for p in draw_problems(args.generate, args.seed)]
 
+    def ours(i, n):
+        with torch.no_grad():
+            solve(model, prompts[:n], cfg, TOK, NEW_TOKENS)
 
-def transformers_model(args, device):
-    from transformers import GPT2Config, GPT2LMHeadModel
-
-    n_layer, n_head, n_embd = PRESETS[args.preset][0]
-    sizes = {"n_layer": n_layer, "n_head": n_head, "n_embd": n_embd, "vocab_size": VOCAB}
-    return GPT2LMHeadModel(GPT2Config(**sizes, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)).to(device)
-
-
-def transformers_step(args, device, chosen):
-    """Its plain step on the same positions as our step with six thoughts; its logits are those of all positions."""
-    model, cfg = transformers_model(args, device), args.train_config()
-    optimizer = new_optimizer(model, cfg)
-
-    def call(i):
-        rows = [without_thoughts(make_row(p, 6)) for p in chosen[i % len(chosen)]]
-        width = max(len(r.prefix) + len(r.suffix) for r in rows)
-        fill = [width - len(r.prefix) - len(r.suffix) for r in rows]
-        x = torch.tensor([r.prefix + r.suffix + [0] * f for r, f in zip(rows, fill)], device=device)
-        y = torch.tensor([[-100] * len(r.prefix) + r.labels + [-100] * f for r, f in zip(rows, fill)], device=device)
+    def theirs(i, n):
+        x = torch.from_numpy(data.pad([p.prefix[::-1] for p in prompts[:n]], -1)).flip(1)  # padding is on the left
+        x, length = x.to(args.device), {"min_new_tokens": NEW_TOKENS + 6, "max_new_tokens": NEW_TOKENS + 6}
         with precision(cfg, x.device):
-            loss = model(input_ids=x, labels=y).loss  # padding is on the right: causal attention never sees it
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+            other.eval().generate(x.clamp(min=0), attention_mask=x >= 0, do_sample=False, pad_token_id=0, **length)
 
-    return call
-
-
-def measure_generation(args, device):
-    """Six thoughts and an answer, against as many tokens from transformers: a pass for each.
-
-    Ours are answered as evaluation does it, in batches of similar length.
-    """
-    cfg = args.train_config()
-    model, other = new_model(args, cfg, device).eval(), transformers_model(args, device).eval()
-    problems = [p.question + [TOKEN] for p in draw_problems(args.generate, args.seed)]
-
-    @torch.no_grad()
-    def ours(questions):
-        rows = [Row(q, 6, [EOT], []) for q in questions]
-        for chosen in length_batches(rows, len(rows)):
-            batch = data.collate([rows[i] for i in chosen], device)
-            segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix
-            with precision(cfg, batch.prefix.device):
-                assert model.generate(*segments, args.new_tokens).size(1) == args.new_tokens
-
-    def theirs(questions):
-        width, new = max(map(len, questions)), args.new_tokens + 6
-        x = torch.tensor([[0] * (width - len(q)) + q for q in questions], device=device)
-        real = torch.tensor([[0] * (width - len(q)) + [1] * len(q) for q in questions], device=device)
-        settings = {"do_sample": False, "min_new_tokens": new, "max_new_tokens": new, "pad_token_id": 0}
-        with precision(cfg, x.device):
-            assert other.generate(x, attention_mask=real, **settings).size(1) == width + new
-
-    print(f"\ngenerating, six thoughts and {args.new_tokens} tokens each; transformers: {args.new_tokens + 6} tokens")
-    print("     answers     ms  transformers' ms  ratio")
-    for size, name in ((1, "b1"), (args.generate, f"b{args.generate}")):
-        several = {"ours": lambda i, s=size: ours(problems[:s]), "theirs": lambda i, s=size: theirs(problems[:s])}
-        t = take_turns(several, args)
-        ours_ms, theirs_ms = (1000 * statistics.median(t[name]) for name in ("ours", "theirs"))
-        print(f"{size:>15}  {ours_ms:>4.0f}  {theirs_ms:>16.0f}  {ratio(t['theirs'], t['ours']):>5.2f}")
-        print_values(**{f"generate_over_transformers_{name}": ratio(t["theirs"], t["ours"])})
+    kinds = {"generate": ours, "generate_transformers": theirs}
+    variants = {(name, n): partial(kinds[name], n=n) for n in (1, args.generate) for name in kinds}
+    title = f"n answers, each six thoughts and {NEW_TOKENS} tokens; transformers: all of it tokens"
+    take_turns(title, variants, "generate", args)
 
 
 def added_memory(args, n):
     """Bytes that a training step with n thoughts adds at its peak, gradients included."""
     torch.set_num_threads(args.threads)
-    device, cfg = pick_device(args.device), args.train_config()
-    model = make_objective(new_model(args, cfg, device), cfg, None)
-    optimizer = new_optimizer(model, cfg)
-    chosen = sorted_batches(args, draw_problems(20 * args.batch_size, args.seed), cfg)
-    train_step(model, optimizer, [make_row(chosen[0][0], 1)], cfg)  # now AdamW has its moments
-    if device.startswith("cuda"):
+    steps = training_steps(args, {"thoughts": {}}, (0, n))
+    steps["thoughts", 0](1)  # now AdamW has its moments
+    if args.device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        train_step(model, optimizer, [make_row(p, n) for p in chosen[0]], cfg)
+        steps["thoughts", n](0)
         return torch.cuda.max_memory_allocated() - before
     ctypes.CDLL(None).malloc_trim(0)  # give back what is free, or the step would find room in it
     before = memory("VmRSS")
     with open("/proc/self/clear_refs", "w") as f:
         f.write("5")  # the peak begins anew
-    train_step(model, optimizer, [make_row(p, n) for p in chosen[0]], cfg)
+    steps["thoughts", n](0)
     return memory("VmHWM") - before
 
 
@@ -394,64 +299,49 @@ def memory(key):
 
 
 def measure_memory(args):
+    print(f"\nmemory that a step adds at its peak, {args.preset}: MB, and over the first")
+    added = []
     try:
-        with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-            added = {n: pool.apply(added_memory, (args, n)) for n in args.thoughts}
+        for n in args.thoughts:
+            with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process of its own
+                added.append(pool.apply(added_memory, (args, n)))
+            show(f"memory_n{n}", added[-1] / 1e6, added[-1] / added[0])
     except (OSError, AttributeError) as e:
-        return print(f"\nmemory: only on Linux or a GPU ({e})")
-    print(f"\nmemory that a step adds at its peak, {args.preset}, batch {args.batch_size}\nthoughts    MB")
-    for n, size in added.items():
-        print(f"{n:>8}  {size / 1e6:>4.0f}")
-    if {6, 24} <= added.keys():
-        print_values(memory_n24_over_n6=added[24] / added[6])
+        print(f"only on Linux or a GPU ({e})")
 
 
 def padding_share(problems, stage, cfg):
     """The share of positions in an epoch's batches that are padding."""
     cells, used = 0, 0
-    order = data.epoch_order(problems, stage, np.random.default_rng(cfg.seed), cfg)
-    for k in range(0, len(order), cfg.batch_size):
-        rows = [make_row(problems[i], 2 * stage, stage) for i, _ in order[k : k + cfg.batch_size]]
+    for batch in sorted_batches(problems, cfg, stage):
+        rows = [row_for(p, stage, cfg, TOK) for p in batch]
         lengths = np.array([(len(row.prefix), len(row.suffix)) for row in rows])
         cells, used = cells + len(rows) * lengths.max(0).sum(), used + lengths.sum()
     return 1 - used / cells
 
 
 def measure_padding(args):
-    cfg = args.train_config()
+    cfg, problems = args.settings(), draw_problems(20_000, args.seed)
     if args.file:
         problems = data.encode(data.load_json(args.file), cfg, make_tokenizer("gpt2"))
-    else:
-        problems = draw_problems(20_000, args.seed)
-    shares = {}
-    for window in 1, cfg.sort_window:
-        of = curriculum.change(cfg, batch_size=32, sort_window=window)
-        shares |= {(window, stage): padding_share(problems, stage, of) for stage in (0, 3)}
-    print(f"\npadding in batches of 32 ({args.file or 'drawn lengths'}, {len(problems):,} problems)")
-    print("stage  random  sorted by length")
+    print(f"\nshare of padding ({args.file or 'drawn lengths'}): batches of 32 sorted by length, and at random")
+    sorted_ones, at_random = (change(cfg, batch_size=32, sort_window=window) for window in (cfg.sort_window, 1))
     for stage in (0, 3):
-        print(f"{stage:>5}  {shares[1, stage]:>6.1%}  {shares[cfg.sort_window, stage]:>16.1%}")
-    print_values(**{f"padding_stage{stage}": shares[cfg.sort_window, stage] for stage in (0, 3)})
+        shares = (padding_share(problems, stage, of) for of in (sorted_ones, at_random))
+        show(f"padding_stage{stage}", *shares)
 
 
 def main(argv):
     args = parse(BenchConfig, argv, __doc__)
     torch.set_num_threads(args.threads)
-    args.device = device = pick_device(args.device)
-    name = torch.cuda.get_device_name() if device.startswith("cuda") else f"{device}, {args.threads} thread(s)"
-    print(f"torch {torch.__version__} on {name}, dtype {args.dtype}, medians of {args.rounds}")
-    if "padding" in args.parts:
-        measure_padding(args)
-    if "step" in args.parts:
-        measure_steps(args, device)
-    if "methods" in args.parts:
-        measure_methods(args, device)
-    if "yardstick" in args.parts and has_transformers():
-        measure_generation(args, device)
-    if "memory" in args.parts:
-        measure_memory(args)
-    if "feedbacks" in args.parts:
-        measure_feedbacks(args, device)
+    args.device = pick_device(args.device)
+    where = torch.cuda.get_device_name() if args.device.startswith("cuda") else f"{args.threads} thread(s)"
+    print(f"torch {torch.__version__}, {args.device}, {where}, dtype {args.dtype}, medians of {args.rounds}")
+    for part in args.parts:
+        if part in TRAINING:
+            measure_training(part, args)
+        else:
+            {"yardstick": measure_generation, "memory": measure_memory, "padding": measure_padding}[part](args)
 
 
 if __name__ == "__main__":

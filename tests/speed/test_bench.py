@@ -13,39 +13,43 @@ from config import TrainConfig
 from speed import bench
 
 
+def values(said):
+    """{name: (value, ratio)} of the lines that the benchmark has printed."""
+    lines = [line.split() for line in said.splitlines()]
+    return {line[0]: tuple(map(float, line[1:])) for line in lines if len(line) == 3 and "_n" in line[0]}
+
+
 def test_the_benchmark_measures_feedbacks(monkeypatch, capsys):
     """Catches a feedback that cannot be trained at GPT-2's vocabulary."""
-    monkeypatch.setattr(bench, "FEEDBACKS", ("gate",))
+    monkeypatch.setitem(bench.TRAINING, "feedbacks", {name: {"feedback": name} for name in ("last", "gate")})
     bench.main(["--parts=feedbacks", "--thoughts=2", "--batch_size=1", "--rounds=1"])
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert [line[0] for line in lines[-2:]] == ["last", "gate"] and float(lines[-2][2]) == 1
+    found = values(capsys.readouterr().out)
+    assert [*found] == ["last_n2", "gate_n2"] and found["last_n2"][1] == 1
 
 
-@pytest.mark.parametrize("flags, names", [((), ("",)), (("--fast",), ("", "_with_fast"))])
-def test_the_benchmark_measures(flags, names, tmp_path):
+@pytest.mark.parametrize("flags, more", [((), ()), (("--fast",), ("thoughts_with_fast",))])
+def test_the_benchmark_measures(flags, more, tmp_path):
     """Catches a benchmark that does not run, and one that takes time for what nobody has asked for."""
     few = ["--thoughts=0,2", "--batch_size=2", "--rounds=1"]
     done = command(tmp_path, "speed.bench", "--parts=step,memory", *few, *flags)
     assert done.returncode == 0, done.stderr
-    values = dict(line.split() for line in done.stdout.splitlines() if line.startswith("step_over_plain"))
-    assert values.keys() == {f"step_over_plain{which}_n{n}" for which in names for n in (0, 2)}
-    assert min(map(float, values.values())) > 0 and "memory that a step adds" in done.stdout
+    found = values(done.stdout)
+    assert found.keys() == {f"{name}_n{n}" for name in ("tokens", "thoughts", "memory", *more) for n in (0, 2)}
+    assert min(map(min, found.values())) > 0 and found["tokens_n2"][1] == 1
 
 
 @only_with(*(f"methods/{name}.py" for name in ("simcot", "codi", "pccot", "lotus")))
 def test_the_benchmark_measures_methods(capsys):
     """Catches a method that it knows by an old name."""
-    bench.main(["--parts=methods", "--thoughts=6", "--batch_size=2", "--rounds=1"])
-    said = capsys.readouterr().out
-    values = dict(line.split() for line in said.splitlines() if "_over_cot_n" in line)
-    kinds = set(bench.KINDS) - {"cot"}
-    assert values.keys() == {f"{kind}_over_cot_n6" for kind in kinds} and len(kinds) == 8
-    assert "takes less than coconut" in said and min(map(float, values.values())) > 0
+    bench.main(["--parts=methods", "--thoughts=0,6", "--batch_size=2", "--rounds=1"])
+    found = values(capsys.readouterr().out)
+    assert [*found] == [f"{name}_n6" for name in bench.TRAINING["methods"]] and len(found) == 9
+    assert min(map(min, found.values())) > 0 and found["cot_n6"][1] == 1
 
 
 def test_padding_is_counted():
     """Catches padding that is counted where there is none."""
-    cfg = TrainConfig(batch_size=2, sort_window=1)
+    cfg = TrainConfig(batch_size=2, sort_window=1, max_latent_stage=3)
     bounds, first = np.array([0, 4, 7, 11, 12]), np.array([0, 2, 4])  # two problems: 4 + 3 and 4 + 1 tokens
     two = data.Problems(np.arange(12), bounds, first)
     share = bench.padding_share(two, 0, cfg)  # prefixes of 5, suffixes of 4 and 2 with their markers
