@@ -17,6 +17,7 @@ import os
 import sys
 import types
 import typing
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
@@ -371,6 +372,24 @@ def read_text(path):
             "save it as UTF-8"
         ) from None
     return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+
+
+@contextmanager
+def replacing(path, mode="w", beside=".tmp"):
+    """A file to write to, which takes path's place once all is written; until then what is there is left alone.
+
+    beside: the end of its name until then, to be chosen where several processes may write at once. UserError names
+    the file if it cannot be written.
+    """
+    try:
+        with open(f"{path}{beside}", mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+        os.replace(f"{path}{beside}", path)
+    except OSError as e:
+        raise UserError(f"{path}: cannot be written: {e.strerror or e}") from None
+    finally:
+        with suppress(OSError):  # it has become the file, or there never was one
+            os.remove(f"{path}{beside}")
 
 
 def first_line(e):

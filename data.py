@@ -11,15 +11,14 @@ import math
 import os
 import re
 import time
-import uuid
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import chain, zip_longest
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from config import UserError, no_such, ours, read_text
+from config import UserError, no_such, ours, read_text, replacing
 from curriculum import Problem, Row, for_stage, kind_of, methods_of, row_for
 from tokenizer import EOS, PATTERNS
 
@@ -77,16 +76,11 @@ def write_files(folder, splits):
     """
     os.makedirs(folder, exist_ok=True)
     paths = {name: os.path.join(folder, f"{name}.json") for name in splits}
-    try:
+    with ExitStack() as stack:
         for name, path in paths.items():
-            with open(path + ".tmp", "w", encoding="utf-8") as f:
-                json.dump(splits[name], f)
-        for path in paths.values():
-            os.replace(path + ".tmp", path)
-    finally:
-        for path in paths.values():
-            with suppress(FileNotFoundError):
-                os.remove(path + ".tmp")
+            file = stack.enter_context(replacing(path))
+            json.dump(splits[name], file)
+            file.flush()  # a full disk shows now, before any of them has its name
     return paths
 
 
@@ -214,15 +208,9 @@ def load(path, cfg, tok, pieces=()):
                 )
         problems = encode(raw, cfg, tok)
         arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
-        own = f"{path}.{uuid.uuid4().hex}.tmp"  # several processes may do this at once
-        with suppress(OSError):  # if it cannot be kept, it takes longer next time
-            try:
-                with open(own, "wb") as f:
-                    np.savez(f, key=key.hexdigest(), **arrays)
-                os.replace(own, path + ".npz")
-            finally:
-                with suppress(FileNotFoundError):
-                    os.remove(own)
+        beside = f".{os.getpid()}.tmp"  # several processes may do this at once
+        with suppress(UserError), replacing(path + ".npz", "wb", beside) as file:  # not kept: it takes longer next time
+            np.savez(file, key=key.hexdigest(), **arrays)
     check_lengths(problems, cfg, tok, path, pieces)
     problems.key = key.hexdigest()
     return problems

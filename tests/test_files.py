@@ -7,13 +7,14 @@ Each test names the mistake that it would catch.
 import json
 import os
 import random
+import resource
 
 import pytest
 from helpers import HERE
 
 import data
 import prepare_gsm8k
-from config import TrainConfig, UserError, read_text
+from config import TrainConfig, UserError, read_text, replacing
 from prepare_gsm8k import parse_aug, parse_openai, read_lines
 from tokenizer import make_tokenizer
 
@@ -274,3 +275,30 @@ def test_1000_mutated_files(parse_line, tmp_path, capsys):
             assert all(step.strip() == step != "" and "####" not in step for step in p["steps"])
             assert all(step.count("<<") == step.count(">>") for step in p["steps"])
     assert 300 < n_prepared < 1000
+
+
+# ---------------------------------------------------------------- written beside, then renamed
+
+
+@pytest.mark.parametrize("mode, content", [("w", "x" * 100_000), ("wb", b"x" * 100_000)])
+def test_what_cannot_be_written_leaves_the_old_file(mode, content, tmp_path):
+    """Catches half a file in place of a whole one, an error that names no file, and what is left beside it."""
+    path = tmp_path / "old"
+    path.write_text("whole")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(UserError, match="old: cannot be written: File too large"), replacing(path, mode) as file:
+            file.write(content)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == "whole" and os.listdir(tmp_path) == ["old"]
+    with pytest.raises(UserError, match="nowhere/new: cannot be written: No such file"), replacing("nowhere/new"):
+        pass
+    with pytest.raises(KeyboardInterrupt), replacing(path) as file:
+        file.write("new")
+        raise KeyboardInterrupt
+    assert path.read_text() == "whole" and os.listdir(tmp_path) == ["old"]
+    with replacing(path) as file:
+        file.write("new")
+    assert path.read_text() == "new" and os.listdir(tmp_path) == ["old"]
