@@ -4,6 +4,7 @@ A trained model: find and load it, let it answer questions, count what is right.
 What thoughts hold: lab/analyze.py. When an answer is right: Task in curriculum.py.
 """
 
+import math
 import os
 import re
 import time
@@ -47,6 +48,13 @@ def length_batches(prompts, batch_size):
 def duration(seconds):
     minutes, seconds = divmod(int(seconds), 60)
     return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}" if minutes >= 60 else f"{minutes}:{seconds:02}"
+
+
+def percent(share, n, z=1.96):
+    """A share of n questions, with its 95 % interval (Wilson 1927): "99.5% (98.8-99.8)"."""
+    middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
+    low, high = ((middle + side) / (1 + z * z / n) for side in (-half, half))
+    return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"
 
 
 def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sampling):
@@ -216,19 +224,19 @@ def show_answer(run, stage):
 
 
 def show_results(run):
-    print("\nstage  thoughts  steps written  tokens written  valid accuracy  training steps   time")
+    print("\nstage  thoughts  steps written  tokens written       valid accuracy  training steps   time")
     for stage, steps, seconds, valid in run.progress["results"]:
         problems = [*run.problems["valid"]]
         left = sum(len(p.steps) - len(row_for(p, stage, run.cfg, run.tok).replaced) for p in problems) / len(problems)
         print(
             f"{stage:>5}  {valid['thoughts']:>8.1f}  {left:>13.1f}  {valid['tokens']:>14.1f}"
-            f"  {valid['accuracy']:>14.1%}  {steps:>14}  {duration(seconds):>5}"
+            f"  {percent(valid['accuracy'], len(problems)):>19}  {steps:>14}  {duration(seconds):>5}"
         )
 
 
 def show_test(test, n_problems, path):
     took = f"{test['tokens']:.1f} tokens and {test['thoughts']:.1f} thoughts each"
-    print(f"test accuracy {test['accuracy']:.1%} on {n_problems:,} problems, {took} ({path})")
+    print(f"test accuracy {percent(test['accuracy'], n_problems)} on {n_problems:,} problems, {took} ({path})")
 
 
 # ---------------------------------------------------------------- train.py --eval_only

@@ -159,7 +159,8 @@ def test_a_checkpoint_is_evaluated_on_any_file(tmp_path):
     evaluated = command(tmp_path, "train.py", "--eval_only=out/best.pt", "--eval_file=data/valid.json")
     valid = [line.split()[2] for line in open(tmp_path / "out/log.txt") if " valid/accuracy " in line]
     best = max(float(v) for v in valid[-4:])  # of the last stage's four evaluations
-    assert f"test accuracy {best:.1%} on 20 problems" in evaluated.stdout and "20 of 20 questions" in evaluated.stdout
+    assert f"test accuracy {evaluate.percent(best, 20)} on 20 problems" in evaluated.stdout
+    assert "20 of 20 questions" in evaluated.stdout
 
 
 def test_only_the_same_run_is_resumed(tmp_path, monkeypatch):

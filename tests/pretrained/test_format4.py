@@ -16,7 +16,7 @@ import train
 from checkpoint import load_checkpoint
 from config import UserError, parse
 from curriculum import Row, change, config_class, row_for
-from evaluate import evaluate
+from evaluate import evaluate, percent
 from pretrained import export
 from pretrained.weights import its_thinking, load_model
 from tokenizer import EOS
@@ -104,7 +104,7 @@ def test_it_goes_through_the_scripts(name, problems, capsys):
     needs(METHODS[name][0])
     file = "data/graph.json" if name == "sets" else "data/test.json"
     train.main([f"--eval_only={path_of(name)}", f"--eval_file={file}", "--device=cpu"])
-    assert f"test accuracy {EXPECTED[name]['accuracy']:.1%} on 40 problems" in capsys.readouterr().out
+    assert f"test accuracy {percent(EXPECTED[name]['accuracy'], 40)} on 40 problems" in capsys.readouterr().out
     sample.main([path_of(name), f"--file={file}", "--count=2", "--device=cpu", "--json"])
     seen = json.loads(capsys.readouterr().out)["questions"]
     if name != "ponder":  # which stops when it likes
