@@ -167,7 +167,9 @@ class TrainConfig(Command):
     beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
     grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
-    dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
+    dtype: str = option(
+        "auto", "auto: bfloat16 where GPU or CPU gain by it, else float32", ("auto", "float32", "bfloat16")
+    )
     speed: tuple[str, ...] = option((), "files of speed/: fast, compiled, recompute; with torchrun: shard")
     # evaluation, files, machine
     eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)

@@ -28,9 +28,15 @@ ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "task", "eval_ba
 
 
 def precision(cfg, device):
-    """A context that multiplies matrices in bfloat16, if cfg.dtype and the device say so; weights stay float32."""
-    on_gpu = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and on_gpu)
+    """A context that multiplies matrices in bfloat16, if cfg.dtype and the device say so; weights stay float32.
+
+    auto: where the GPU has it, or the CPU, if the model is wide enough that it takes half the time (docs/speed.md).
+    """
+    if device.type == "cuda":
+        has_it = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        has_it = device.type == "cpu" and cfg.n_embd >= 512 and torch.cpu._is_avx512_bf16_supported()
+    bf16 = cfg.dtype == "bfloat16" or (cfg.dtype == "auto" and has_it)
     return torch.autocast(device.type, torch.bfloat16) if bf16 else nullcontext()
 
 

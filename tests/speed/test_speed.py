@@ -14,6 +14,8 @@ from helpers import hops_flags, only_with, run_to_the_end
 import prepare_hops
 from coconut import Coconut
 from config import UserError, upstairs
+from curriculum import config_class
+from evaluate import precision
 from model import GPT, GPTConfig
 from test_latent import VOCAB, assert_close, batch, some_rows
 
@@ -25,6 +27,15 @@ def gpt2():
 def llama():
     llama = upstairs("pretrained", "llama")
     return llama.Llama(llama.LlamaConfig(2, 4, 2, 10, 24, 40, 40, VOCAB, qk_norm=True))
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+@pytest.mark.parametrize("width, dtype, expected", [(511, "auto", 0), (512, "auto", 1), (8, "bfloat16", 2)])
+def test_bfloat16_on_a_cpu(width, dtype, expected, has_it, monkeypatch):
+    """auto: if the CPU has it and the model is wide enough to gain; catches small models that are slowed down."""
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: has_it)
+    with precision(config_class({})(n_embd=width, dtype=dtype), torch.device("cpu")):
+        assert torch.is_autocast_enabled("cpu") == (expected + has_it >= 2)
 
 
 @pytest.mark.parametrize("make_base", [gpt2, pytest.param(llama, marks=only_with("pretrained/llama.py"))])
