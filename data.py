@@ -173,8 +173,10 @@ def encode(problems, cfg, tok):
         chunk = [texts(p, cfg) for p in problems[start : start + 20_000]]
         encoded = tok.encode_ordinary_batch([text for written in chunk for text in written], num_threads=os.cpu_count())
         first += [len(written) for written in chunk]
-        for end in np.cumsum(first[start + 1 :]) - 1:  # the answers
-            encoded[end].append(eos)
+        ends = np.cumsum(first[start + 1 :])
+        for begin, end in zip([0, *ends], ends):
+            encoded[begin] = tok.bos + encoded[begin]  # the question
+            encoded[end - 1].append(eos)  # the answer
         lengths += map(len, encoded)
         arrays.append(np.fromiter(chain.from_iterable(encoded), dtype))
         done = start + len(chunk)

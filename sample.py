@@ -143,7 +143,7 @@ def answer(model, problems, prompts, cfg, tok, args):
     for problem, (text, n_tokens, thoughts) in zip(problems, solved):
         expected = right_answer(problem, task) or None
         yield {
-            "question": tok.decode(problem.question).strip(),
+            "question": tok.decode(problem.question[len(tok.bos) :]).strip(),
             "thoughts": look_into(thoughts, model, tok, args.top),
             "writes": text.strip(),
             "tokens_written": n_tokens,

@@ -52,19 +52,23 @@ class NFCEncoding(tiktoken.Encoding):
 def to_text(tok):
     """All that a tiktoken.Encoding is, as JSON: make_tokenizer("source", [text]) makes it again."""
     ranks = {token.decode("latin-1"): i for token, i in tok._mergeable_ranks.items()}
-    return json.dumps([tok._pat_str, isinstance(tok, NFCEncoding), ranks, tok._special_tokens])
+    bos = [tok.bos] if tok.bos else []
+    return json.dumps([tok._pat_str, isinstance(tok, NFCEncoding), ranks, tok._special_tokens, *bos])
 
 
 def make_tokenizer(kind, pieces=()):
     """A tiktoken.Encoding with the SPECIALS: "gpt2", or one of PATTERNS that knows the given pieces of text.
 
-    "source": that of other weights, of which the only piece is to_text's text.
+    "source": that of other weights, of which the only piece is to_text's text. Its list `bos` has the tokens that
+    belong before a question: a model may have been trained with one at the beginning of each text.
     """
     if kind == "source":
-        pattern, nfc, ranks, specials = json.loads(pieces[0])
+        pattern, nfc, ranks, specials, *bos = json.loads(pieces[0])
         ranks = {token.encode("latin-1"): i for token, i in ranks.items()}
         encoding = NFCEncoding if nfc else tiktoken.Encoding
-        return encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+        tok = encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+        tok.bos = bos[0] if bos else []
+        return tok
     if kind == "gpt2":
         try:
             base = tiktoken.get_encoding("gpt2")
@@ -80,5 +84,6 @@ def make_tokenizer(kind, pieces=()):
             ranks.setdefault(piece.encode(), len(ranks))
     specials = {name: len(ranks) + i for i, name in enumerate(SPECIALS)}
     tok = tiktoken.Encoding(kind, pat_str=pattern, mergeable_ranks=ranks, special_tokens=specials)
+    tok.bos = []
     tok.added = [specials[name] for name in SPECIALS[1:]] if kind == "gpt2" else []  # what weights need not know
     return tok

@@ -3,10 +3,9 @@ Write a trained model the way Hugging Face keeps a GPT-2 or a Llama: weights, co
 
     python -m pretrained.export out/gsm8k/best.pt my_model
 
-Then, anywhere: transformers.GPT2LMHeadModel.from_pretrained("my_model"), and GPT2Tokenizer likewise; for a Llama
-AutoModelForCausalLM and AutoTokenizer. To let it think there, feed its hidden states back with inputs_embeds=, as
-coconut.py does; docs/weights.md shows the loop. How it thinks is noted in config.json, and weights that nobody else
-knows are in thinking.safetensors: weights.py reads both.
+Then, anywhere: transformers.AutoModelForCausalLM.from_pretrained("my_model"), and AutoTokenizer likewise. To let it
+think there, feed its hidden states back with inputs_embeds=, as coconut.py does; docs/weights.md shows the loop. How it
+thinks is noted in config.json, and weights that nobody else knows are in thinking.safetensors: weights.py reads both.
 """
 
 if not __package__:
@@ -22,12 +21,14 @@ from checkpoint import find_checkpoint, load_checkpoint
 from config import TrainConfig, UserError, cli
 from curriculum import config_class
 from model import GPT, is_projection
-from pretrained.hf_tokenizer import FILES, write_gpt2_tokenizer, write_json, write_tokenizer_json
+from pretrained.hf_tokenizer import write_json, write_tokenizer_json
+from pretrained.llama import NAMES
 from pretrained.weights import THINKING
 from tokenizer import EOS
 
-# all that is written into a folder, by whatever model
-WRITTEN = "model.safetensors", THINKING, "config.json", *FILES, "added_tokens.json", "special_tokens_map.json"
+# all that is, or was, written into a folder, by whatever model
+WRITTEN = ["model.safetensors", THINKING, "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+           "merges.txt", "added_tokens.json", "special_tokens_map.json", "generation_config.json"]  # fmt: skip
 
 
 def write_safetensors(path, tensors):
@@ -63,12 +64,12 @@ def as_llama(base):
         raise UserError("qkv_bias together with qk_norm: Hugging Face has no such model")
     kind = "Qwen2" if c.qkv_bias else "Qwen3" if c.qk_norm else "Llama"
     tensors = {k if k.startswith("lm_head.") else f"model.{k}": t for k, t in base.state_dict().items()}
-    return tensors, {
-        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "dtype": "float32",
-        "num_hidden_layers": c.n_layer, "num_attention_heads": c.n_head, "num_key_value_heads": c.n_kv_head,
-        "head_dim": c.head_dim, "hidden_size": c.n_embd, "intermediate_size": c.n_inner, "vocab_size": c.vocab_size,
-        "max_position_embeddings": c.block_size, "rope_theta": c.rope_theta, "rms_norm_eps": c.norm_eps,
-        "hidden_act": "silu", "attention_bias": False, "attention_dropout": c.dropout, "tie_word_embeddings": c.tie,
+    config = {name: getattr(c, field) for name, field in NAMES.items()}
+    if c.rope_scaling:
+        config["rope_scaling"] = {"rope_type": "llama3"} | c.rope_scaling
+    return tensors, config | {
+        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "dtype": "float32", "hidden_act": "silu",
+        "attention_bias": False, "attention_dropout": c.dropout, "tie_word_embeddings": c.tie,
     }  # fmt: skip
 
 
@@ -81,12 +82,10 @@ def export(base, tok, folder, **noted):
         with suppress(FileNotFoundError):
             os.remove(os.path.join(folder, name))
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
-    write_json(os.path.join(folder, "config.json"), config | {"bos_token_id": eos, "eos_token_id": eos, **noted})
+    config |= {"bos_token_id": [*tok.bos, eos][0], "eos_token_id": eos}
+    write_json(os.path.join(folder, "config.json"), config | noted)
     try:
-        if tok.name == "gpt2":
-            write_gpt2_tokenizer(tok, folder, base.config.block_size)
-        else:
-            write_tokenizer_json(tok, folder)
+        write_tokenizer_json(tok, folder)
     except UserError as e:  # the weights are good all the same
         print(f"no tokenizer written: {e}", file=sys.stderr)
 
@@ -99,11 +98,16 @@ def thinking(cfg):
 
 
 def main(argv):
-    if len(argv) != 2 or argv[0].startswith("-"):
+    if argv in (["-h"], ["--help"]):
         print(__doc__.strip())
-        if argv in (["-h"], ["--help"]):
-            return 0
-        raise UserError("expected two arguments: a checkpoint and a folder")
+        return 0
+    for path in argv:
+        if path.startswith("-"):
+            plain = path.lstrip("-")
+            hint = f"; did you mean {plain}?" if os.path.exists(plain) else ""
+            raise UserError(f"{path}: there are no options, only a checkpoint and a folder{hint}")
+    if len(argv) != 2:
+        raise UserError("expected two arguments, a checkpoint and a folder: python -m pretrained.export --help")
     path, folder = find_checkpoint(argv[0]), argv[1]
     model, cfg, tok, _ = load_checkpoint(path)
     export(model.base, tok, folder, nanococonut=thinking(cfg))

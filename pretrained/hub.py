@@ -6,63 +6,71 @@ import json
 import os
 import re
 import warnings
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 
 import torch
 from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from config import UserError, no_such, read_text
-from download import GPT2, download
+from download import download
 from model import SIZES, read_safetensors
 
-PINNED = {name: {"repo": f"openai-community/{name}"} | GPT2.get(name, {"revision": "main"}) for name in SIZES}
-PINNED |= {
-    # these three are llama.py's; the first two as other projects' notes agree on them: we have not had the files
-    "smollm2-135m": {
-        "repo": "HuggingFaceTB/SmolLM2-135M",
-        "revision": "93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
-        "size": 269_060_552,
-        "sha256": "80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1",
-    },
-    "qwen2.5-0.5b": {
-        "repo": "Qwen/Qwen2.5-0.5B",
-        "revision": "060db6499f32faf8b98477b0a26969ef7d8b9987",
-        "size": 988_097_824,
-        "sha256": "88c142557820ccad55bb59756bfcfcf891de9cc6202816bd346445188a0ed342",
-    },
-    "qwen3-0.6b": {
-        "repo": "Qwen/Qwen3-0.6B",
-        "revision": "c1899de289a04d12100db370d81485cdf75e47ca",
-        "size": 1_503_300_328,
-        "sha256": "f47f71177f32bcd101b7573ec9171e6a57f4f4d31148d38e382306f42996874b",
-    },
+# name: (repository, revision, what is known of model.safetensors there)
+PINNED = {
+    # the first two as other projects' notes agree on them: we have not had the files
+    "smollm2-135m": (
+        "HuggingFaceTB/SmolLM2-135M",
+        "93efa2f097d58c2a74874c7e644dbc9b0cee75a2",
+        {"size": 269_060_552, "sha256": "80521b40281d6ce74e35c9282c22539e75aa0ac8578892b2a59955ef78d55da1"},
+    ),
+    "qwen2.5-0.5b": (
+        "Qwen/Qwen2.5-0.5B",
+        "060db6499f32faf8b98477b0a26969ef7d8b9987",
+        {"size": 988_097_824, "sha256": "88c142557820ccad55bb59756bfcfcf891de9cc6202816bd346445188a0ed342"},
+    ),
+    "qwen3-0.6b": (
+        "Qwen/Qwen3-0.6B",
+        "c1899de289a04d12100db370d81485cdf75e47ca",
+        {"size": 1_503_300_328, "sha256": "f47f71177f32bcd101b7573ec9171e6a57f4f4d31148d38e382306f42996874b"},
+    ),
 }
+KINDS = "gpt2", "llama", "mistral", "qwen2", "qwen3"  # what a config.json may have as its model_type
+INSTEAD = f"{', '.join(PINNED)} and gpt2 are models that load here"
 # what nanoGPT's checkpoints say of a model
 NANOGPT = "n_layer n_head n_embd block_size bias vocab_size dropout".split()
 HUB = "https://huggingface.co"
-INDEX = "model.safetensors.index.json"  # names the files over which a large model is spread
-FILES = "model.safetensors", INDEX, "pytorch_model.bin"
+INDEX = ".index.json"  # such a file names those over which a large model is spread
+FILES = "model.safetensors", "model.safetensors" + INDEX, "pytorch_model.bin", "pytorch_model.bin" + INDEX
+# what torch.compile, DistributedDataParallel, FSDP and activation checkpointing put into names, anywhere
+WRAPPER = re.compile(r"(^|(?<=\.))(_orig_mod|module|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+BUFFERS = re.compile(r"h\.\d+\.attn\.(masked_)?bias|(layers\.\d+\.self_attn\.)?rotary_emb\.inv_freq")  # computed
 
 
-def on_hub(name):
-    """hf:owner/name@revision of a model that has a name here; whatever else it may be, as it is."""
-    return "hf:{repo}@{revision}".format(**PINNED[name]) if name in PINNED else name
+# ---------------------------------------------------------------- files
 
 
-def locate(source, name, **known):
-    """The path of a file in the folder of weights; from Hugging Face it is downloaded. known: its size and sha256."""
-    source = on_hub(source)
-    if source.startswith("hf:"):
-        repo, _, revision = source[3:].partition("@")
-        return download(f"{HUB}/{repo}/resolve/{revision or 'main'}/{name}", **known)
-    folder = source if os.path.isdir(source) else os.path.dirname(source)
-    return os.path.join(folder, name)
+def online(source):
+    """Whether a source is on Hugging Face: hf:owner/name[@revision], or a name that stands for one."""
+    return source in PINNED or source.startswith("hf:")
 
 
-def find_beside(source, name, **known):
+def locate(source, name):
+    """The path of a file in the folder of weights; from Hugging Face it is downloaded."""
+    if not online(source):
+        folder = source if os.path.isdir(source) else os.path.dirname(source)
+        return os.path.join(folder, name)
+    repo, _, revision = source.removeprefix("hf:").partition("@")
+    known = {}
+    if source in PINNED:
+        repo, revision, known = PINNED[source]
+    known = known if name == FILES[0] else {}
+    return download(f"{HUB}/{repo}/resolve/{revision or 'main'}/{name}", **known)
+
+
+def find_beside(source, name):
     """The same, but None if there is no such file."""
     try:
-        path = locate(source, name, **known)
+        path = locate(source, name)
     except UserError as e:
         if "answers 404" not in str(e):
             raise
@@ -70,33 +78,65 @@ def find_beside(source, name, **known):
     return path if os.path.exists(path) else None
 
 
+def read_json(path):
+    """The object, {name: value}, in a JSON file."""
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected {{name: value}}")
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{path}: not JSON: {e}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: expected {{name: value}}")
+    return content
+
+
+def read_beside(source, name):
+    """What is in a JSON file in the folder of weights, {} if there is none."""
+    path = find_beside(source, name)
+    return read_json(path) if path else {}
+
+
 def find(source):
-    """Paths of the weight files, and of config.json (None if there is none), of a name, a folder or a file."""
-    source = on_hub(source)
-    online = source.startswith("hf:")
-    if not online and not os.path.exists(source):
-        names = ", ".join(PINNED)
+    """(paths of the weight files, config.json as a dict, its path or None) of a name, a folder or a file.
+
+    UserError, which says what it is instead, if these are no weights of a model that is known here.
+    """
+    if not online(source) and not os.path.exists(source):
+        names = ", ".join([*SIZES, *PINNED])
         raise UserError(f"{no_such('file or folder', source)}, nor one of {names}, nor hf:owner/name")
-    config = locate(source, "config.json") if online else find_beside(source, "config.json")
-    if os.path.isfile(source):
-        return [source], config
-    pinned = [p for p in PINNED.values() if source.endswith(f"@{p['revision']}") and "sha256" in p]
+    where = locate(source, "config.json") if online(source) else find_beside(source, "config.json")
+    paths = find_files(source)
+    config = read_json(where) if where else {}
+    kind = config.get("model_type")
+    if kind not in (None, *KINDS):
+        raise UserError(f"{where}: model_type is {kind!r}, but only {either(KINDS)} is supported: {INSTEAD}")
+    if config.get("quantization_config"):
+        raise UserError(f"{where}: quantized weights; those that they were made from would do")
+    return paths, config, where
+
+
+def find_files(source):
+    """The paths of the weight files alone."""
+    if not online(source) and os.path.isfile(source):
+        return [source]
     for name in FILES:
-        known = {k: pinned[0][k] for k in ("size", "sha256")} if pinned and name == "model.safetensors" else {}
-        path = find_beside(source, name, **known)
-        if path and name == INDEX:
-            return [locate(source, shard) for shard in read_index(path)], config
+        path = find_beside(source, name)
+        if path and name.endswith(INDEX):
+            return [locate(source, shard) for shard in read_index(path)]
         if path:
-            return [path], config
+            return [path]
+    adapter = read_beside(source, "adapter_config.json")
+    if adapter:
+        raise UserError(f"{source}: {LORA.format(adapter.get('base_model_name_or_path'))}")
+    if os.path.isdir(source) and any(name.endswith(".gguf") for name in os.listdir(source)):
+        raise UserError(f"{source}: {GGUF}")
     raise UserError(f"{source}: none of {', '.join(FILES)} is there")
 
 
-def read_json(path):
-    text = read_text(path)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: not JSON: {e}") from None
+GGUF = "GGUF, weights for llama.cpp, mostly quantized; the safetensors that they were made from would do"
+LORA = "a LoRA adapter, changes to another model ({}): merge them with it (peft: merge_and_unload, save_pretrained)"
 
 
 def read_index(path):
@@ -104,10 +144,94 @@ def read_index(path):
     try:
         shards = sorted(set(read_json(path)["weight_map"].values()))
     except (KeyError, TypeError, AttributeError):
-        raise UserError(f"{path}: not an index of safetensors files: it has no weight_map") from None
+        raise UserError(f"{path}: not an index of a model's files: it has no weight_map") from None
     if any(os.path.basename(shard) != shard for shard in shards):  # nothing outside the folder
         raise UserError(f"{path}: a shard's name is a path: {shards}")
     return shards
+
+
+# ---------------------------------------------------------------- what is in them
+
+
+def read(source):
+    """({name: tensor} of all files, what is known of the model, where that is said) of weights; UserError as find's.
+
+    Of the model its config.json speaks, or else, as nanoGPT's do, the file itself.
+    """
+    paths, config, where = find(source)
+    found = {}
+    for path in paths:
+        more, own = read_tensors(path)
+        found |= more
+        if "n_head" in own or not where:
+            config, where = own, source
+    if any(".lora_" in str(name) for name in found):
+        raise UserError(f"{source}: {LORA.format('its base')}")
+    return found, config, where
+
+
+def refuse(config, where, computed):
+    """UserError if a config says something else than what is computed here, {name: (values, the default first)}."""
+    for name, values in computed.items():
+        if config.get(name, values[0]) not in values:
+            raise UserError(f"{where}: {name} is {config[name]!r}, but only {either(values)} is supported")
+
+
+def either(values):
+    return " or ".join(map(repr, values))
+
+
+def unwrap(found, anchor, embedding, tied=True):
+    """({name: tensor} of the one model in which there is `anchor`, by its own names; the names of all the rest).
+
+    Other programs put words before the names, in any order; where the anchor is, the others are. The tied matrix may
+    be stored as the embedding, or as the head, or as both. What is no weight is among the rest. ValueError if it is not
+    clear which tensors are the model's.
+    """
+    plain = {WRAPPER.sub("", str(name)): t for name, t in found.items()}
+    if len(plain) < len(found):
+        raise ValueError("some tensors have the same name but for a prefix")
+    starts = [name.removesuffix(anchor) for name in plain if f".{name}".endswith(f".{anchor}")]
+    starts = [start for start in starts if "base_causallm." in start] or starts  # Coconut's base, beside a decoder
+    if len(starts) != 1:
+        raise ValueError(f"expected one {anchor}, found {len(starts)}{' behind ' * bool(starts)}{some(starts)}")
+    start, own, others = starts[0], {}, []
+    above = [start[: m.end()] for m in re.finditer(r"^|\.", start)]  # such as "", "base_causallm.", and start itself
+    for name in [a + end for end in ("lm_head.weight", "embedding.weight") for a in above]:
+        t = plain.pop(name, None)
+        if t is None:
+            continue
+        is_head = name.endswith("lm_head.weight")
+        if is_head and not tied:
+            own["lm_head.weight"] = t
+            continue
+        matrix = plain.setdefault(start + embedding, t)
+        if not (is_weight(t) and is_weight(matrix) and torch.equal(t.float(), matrix.float())):
+            if is_head:
+                raise ValueError(f"{name} differs from {embedding}, but the head should be tied to it")
+            others.append(name)
+    for name, t in plain.items():
+        if not name.startswith(start):
+            others.append(name)
+        elif not BUFFERS.fullmatch(name.removeprefix(start)):
+            own[name.removeprefix(start)] = t
+    others += [name for name, t in own.items() if not is_weight(t)]
+    return {name: t for name, t in own.items() if is_weight(t)}, others
+
+
+@contextmanager
+def one_line(source, found, model):
+    """A ValueError about the tensors found there, as a UserError that says what is in the file."""
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as e:
+        what = f"not the weights of {model}"
+        why = str(e).removeprefix(f"{source}: ").removeprefix(f"{what}: ")
+        odd_first = sorted(found.items(), key=lambda item: is_weight(item[1]))
+        names = some(f"{name} {describe(t)}" for name, t in odd_first)
+        raise UserError(f"{source}: {what}: {why}; in the file: {names}") from None
 
 
 def read_pickle(path):
@@ -162,6 +286,8 @@ def some(names):
 
 def read_tensors(path):
     """({name: tensor}, config or {}) of a file; UserError if it is not sound."""
+    if path.endswith(".gguf"):
+        raise UserError(f"{path}: {GGUF}")
     if not path.endswith(".safetensors"):
         return read_pickle(path)
     try:

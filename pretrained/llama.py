@@ -1,5 +1,5 @@
 """
-The Llama family as a second base model: Llama and SmolLM2, Qwen2.5, Qwen3. The same embed, read, head as model.py's.
+The Llama family as a second base model: Llama, SmolLM2, Mistral, Qwen2.5, Qwen3. embed, read, head as in model.py.
 
     model = Llama.from_pretrained("smollm2-135m")    (or qwen2.5-0.5b, qwen3-0.6b, hf:owner/name, a folder)
 
@@ -12,16 +12,16 @@ biases are left. The parameters' names are those in Hugging Face's files, withou
 """
 
 import math
-import re
-from dataclasses import dataclass
+import sys
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-from config import UserError, option
+from config import UserError, cast, option
 from model import Past, fill, visible
-from pretrained.hub import describe, find, is_weight, read_json, read_tensors, some
+from pretrained.hub import find, one_line, read, refuse, some, unwrap
 
 
 @dataclass
@@ -37,6 +37,7 @@ class LlamaConfig:
     block_size: int = 8192  # positions that a row may use; no weight depends on it
     vocab_size: int = 49152
     rope_theta: float = 1e5  # the slowest rotation turns once in about 2 pi rope_theta positions
+    rope_scaling: dict | None = None  # Llama 3.1's, {name in SCALING: number}: see stretch()
     norm_eps: float = 1e-5
     qkv_bias: bool = False  # Qwen2.5
     qk_norm: bool = False  # Qwen3
@@ -60,6 +61,17 @@ def rotate(x, cos, sin):
     """
     a, b = x.chunk(2, -1)
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).type_as(x)
+
+
+def stretch(frequency, factor, low_freq_factor, high_freq_factor, original_max_position_embeddings):
+    """Llama 3.1's frequencies (hs/2,) for a context longer than the original one, `factor` times at most.
+
+    Rotations that turn less than low_freq_factor times within the original context are slowed down by the factor, those
+    that turn more than high_freq_factor times stay, and between the two it is a mixture.
+    """
+    turns = original_max_position_embeddings * frequency / (2 * math.pi)
+    quick = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0, 1)
+    return quick * frequency + (1 - quick) * frequency / factor
 
 
 class RMSNorm(nn.RMSNorm):
@@ -147,37 +159,33 @@ class Llama(nn.Module):
         Its sizes are those of config.json. UserError if that asks for something that is not computed here, or if the
         tensors are not exactly those of such a model.
         """
-        tensors, sizes = read_llama(source)
-        with torch.device("meta"):  # shapes only: the values come from the file
-            model = cls(LlamaConfig(**sizes, dropout=dropout))
-        odd = [f"{name} {describe(t)}" for name, t in tensors.items() if not is_weight(t)]
-        if odd:
-            raise UserError(f"{source}: these are no weights: {some(odd)}")
-        try:
-            return fill(model, tensors, f"{source}: not the weights that config.json describes")
-        except ValueError as e:
-            raise UserError(str(e)) from None
+        found, config, where = read(source)
+        if where == source:
+            raise UserError(f"{source}: no config.json beside the weights, which do not tell everything")
+        sizes = read_sizes(config, where)
+        with one_line(source, found, "the model that config.json describes"):
+            tensors, others = unwrap(found, "layers.0.input_layernorm.weight", "embed_tokens.weight", sizes["tie"])
+            with torch.device("meta"):  # shapes only: the values come from the file
+                model = cls(LlamaConfig(**sizes, dropout=dropout))
+            fill(model, tensors, source)
+        if others:
+            print(f"{source}: left out, since a Llama has no such parts: {some(others)}", file=sys.stderr)
+        return model
 
     @property
     def h(self):
         """The blocks, by GPT-2's name."""
         return self.layers
 
-    def grow_vocab(self, vocab_size, like=None, unused=()):
-        """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all.
-
-        unused: tokens that have a row already, but were never trained; they start in the same way.
-        """
-        matrices = [self.embed_tokens] if self.config.tie else [self.embed_tokens, self.lm_head]
-        for matrix in matrices:
+    def grow_vocab(self, vocab_size, like=None):
+        """Make room for vocab_size tokens. New ones start as copies of token `like`, or as the mean of all."""
+        for matrix in [self.embed_tokens] if self.config.tie else [self.embed_tokens, self.lm_head]:
             old = matrix.weight.detach()
-            start = old.mean(0) if like is None else old[like]
-            new = torch.cat((old, start.expand(max(0, vocab_size - len(old)), -1)))
-            new[list(unused)] = start
-            matrix.weight = nn.Parameter(new)
-        self.config.vocab_size = self.embed_tokens.num_embeddings = len(new)
+            new = (old.mean(0) if like is None else old[like]).expand(max(0, vocab_size - len(old)), -1)
+            matrix.weight = nn.Parameter(torch.cat((old, new)))
+        self.config.vocab_size = self.embed_tokens.num_embeddings = len(matrix.weight)
         if not self.config.tie:
-            self.lm_head.out_features = len(new)
+            self.lm_head.out_features = self.config.vocab_size
 
     def embed(self, tokens):
         """Tokens (B, T) -> input embeddings (B, T, C)."""
@@ -215,7 +223,9 @@ class Llama(nn.Module):
         """cos and sin (B, 1, T, hs/2) of the angles position / theta^(2i/hs), for position (B, T)."""
         hs = self.config.head_dim
         # always in float32: a bfloat16 cannot tell position 256 from 257
-        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=position.device) / hs)
+        frequency = 1 / self.config.rope_theta ** (torch.arange(0, hs, 2, device=position.device) / hs)  # (hs/2,)
+        if self.config.rope_scaling:
+            frequency = stretch(frequency, **self.config.rope_scaling)
         angle = position[:, None, :, None] * frequency
         return angle.cos(), angle.sin()
 
@@ -233,10 +243,10 @@ base_classes = Llama, LlamaConfig
 # ---------------------------------------------------------------- from Hugging Face's files
 
 # what a config.json may say, since this is what is computed here; what is missing there means the first of them
-FIXED = {
-    "model_type": ("llama", "qwen2", "qwen3"),
+COMPUTED = {
+    "model_type": ("llama", "mistral", "qwen2", "qwen3"),
     "hidden_act": ("silu",),
-    "rope_type": ("default",),
+    "rope_type": ("default", "llama3"),
     "partial_rotary_factor": (1.0,),
     "rope_interleaved": (False,),
     "attention_bias": (False,),  # Qwen2.5 has its biases without saying so; true would mean one more, on o_proj
@@ -244,41 +254,45 @@ FIXED = {
     "use_sliding_window": (False,),
     "layer_types": ({"full_attention"},),
 }
+NAMES = {  # of LlamaConfig's fields in a config.json
+    "num_hidden_layers": "n_layer", "num_attention_heads": "n_head", "num_key_value_heads": "n_kv_head",
+    "head_dim": "head_dim", "hidden_size": "n_embd", "intermediate_size": "n_inner", "vocab_size": "vocab_size",
+    "max_position_embeddings": "block_size", "rope_theta": "rope_theta", "rms_norm_eps": "norm_eps",
+}  # fmt: skip
+MISSING = {"num_key_value_heads": 0, "head_dim": 0, "rope_theta": 10000.0, "rms_norm_eps": 1e-6}  # what that means
+SCALING = "factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"
 
 
-def read_config(path):
+def read_number(config, where, name, kind):
+    """A number above 0 in a config.json, as a `kind`, int or float."""
+    value = config.get(name)
+    if value is None and name in MISSING:
+        return MISSING[name]
+    try:
+        number = cast(value, kind)
+    except TypeError:
+        number = 0
+    if number <= 0:
+        raise UserError(f"{where}: {name} is {value!r}, expected a {'whole ' * (kind is int)}number above 0")
+    return number
+
+
+def read_sizes(config, where):
     """The fields of LlamaConfig that a config.json tells. UserError if it asks for what is not computed here."""
-    config = read_json(path)
-    rope = isinstance(config, dict) and (config.get("rope_parameters") or config.get("rope_scaling")) or {}
-    if not isinstance(config, dict) or not isinstance(rope, dict):
-        raise UserError(f"{path}: expected {{name: value}}")
-    kind = rope.get("type", "default")  # the name of rope_type in older files
-    config = {"model_type": None, "rope_type": kind} | config | rope
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}  # transformers prefers the older one
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise UserError(f"{where}: rope_scaling is {rope!r}, expected {{name: value}}, the same for all layers")
+    config = {"model_type": None, "rope_type": rope.get("type", "default")} | config | rope  # "type" is its old name
     if config.get("layer_types"):
         config["layer_types"] = set(config["layer_types"])
-    for name, known in FIXED.items():
-        if config.get(name, known[0]) not in known:
-            only = " or ".join(map(repr, known))
-            raise UserError(f"{path}: {name} is {config[name]!r}, but only {only} is supported")
-
-    def number(name, default=None, kinds=(int,)):
-        n = default if config.get(name) is None else config[name]
-        if type(n) not in kinds or n <= 0:
-            raise UserError(f"{path}: {name} is {n!r}, expected a {'whole ' * (kinds == (int,))}number above 0")
-        return n
-
-    n_head, n_embd = number("num_attention_heads"), number("hidden_size")
-    return {
-        "n_layer": number("num_hidden_layers"),
-        "n_head": n_head,
-        "n_kv_head": number("num_key_value_heads", n_head),
-        "head_dim": number("head_dim", n_embd // n_head),
-        "n_embd": n_embd,
-        "n_inner": number("intermediate_size"),
-        "block_size": number("max_position_embeddings"),
-        "vocab_size": number("vocab_size"),
-        "rope_theta": number("rope_theta", 10000.0, (int, float)),
-        "norm_eps": number("rms_norm_eps", 1e-6, (int, float)),
+    refuse(config, where, COMPUTED)
+    if config["model_type"] == "mistral":  # there no number would mean 4096
+        refuse({"sliding_window": 4096} | config, where, {"sliding_window": (None,)})
+    kinds = {field.name: field.type for field in fields(LlamaConfig)}
+    sizes = {field: read_number(config, where, name, kinds[field]) for name, field in NAMES.items()}
+    if config["rope_type"] == "llama3":
+        sizes["rope_scaling"] = {name: read_number(config, where, name, float) for name in SCALING}
+    return sizes | {
         "qkv_bias": config["model_type"] == "qwen2",
         "qk_norm": config["model_type"] == "qwen3",
         "tie": bool(config.get("tie_word_embeddings")),
@@ -287,23 +301,4 @@ def read_config(path):
 
 def is_llama(source):
     """Whether the config.json beside the weights says that they are one of these; source as in from_pretrained."""
-    config = read_json(path) if (path := find(source)[1]) else None
-    return isinstance(config, dict) and config.get("model_type") in FIXED["model_type"]
-
-
-def read_llama(source):
-    """({name: tensor} as Llama names them, the fields of its LlamaConfig); source as in from_pretrained."""
-    paths, config_path = find(source)
-    if config_path is None:
-        raise UserError(f"{source}: no config.json beside the weights, which do not tell everything")
-    sizes, tensors = read_config(config_path), {}
-    for path in paths:
-        part = read_tensors(path)[0]
-        tensors |= {name.removeprefix("model."): t for name, t in part.items()}
-    tensors = {k: t for k, t in tensors.items() if not re.fullmatch(r"layers\.\d+\.self_attn\.rotary_emb\.inv_freq", k)}
-    head, embedding = tensors.get("lm_head.weight"), tensors.get("embed_tokens.weight")
-    if sizes["tie"] and head is not None:  # Qwen3's files hold the tied head twice
-        if not (is_weight(head) and is_weight(embedding) and torch.equal(head.float(), embedding.float())):
-            raise UserError(f"{source}: lm_head.weight differs from the embedding to which config.json ties it")
-        del tensors["lm_head.weight"]
-    return tensors, sizes
+    return find(source)[1].get("model_type") in COMPUTED["model_type"]

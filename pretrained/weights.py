@@ -4,13 +4,15 @@ Other people's weights as models that think: a GPT-2 (gpt2.py), a Llama (llama.p
 
 import dataclasses
 
+import torch
+
 from checkpoint import from_elsewhere, sizes, source_tokenizer
 from config import TrainConfig, UserError, check
 from curriculum import change, config_class, kind_of, make_model
 from evaluate import ACTS
 from pretrained import format4, hf_tokenizer
 from pretrained.gpt2 import read_gpt2
-from pretrained.hub import find, find_beside, read_json, read_tensors, some
+from pretrained.hub import find, find_beside, read_tensors, some
 from pretrained.llama import Llama, is_llama
 from tokenizer import make_tokenizer, to_text
 
@@ -18,16 +20,21 @@ THINKING = "thinking.safetensors"  # beside exported weights, those that no othe
 
 
 def load_tokenizer(source):
-    """The tokenizer of weights: beside a Llama the one in its files, or else GPT-2's."""
-    return hf_tokenizer.load_tokenizer(source) if is_llama(source) else make_tokenizer("gpt2")
+    """The tokenizer of weights: the one in its files, which may be GPT-2's; that, too, if a GPT-2 comes without."""
+    if not is_llama(source) and not any(find_beside(source, name) for name in ("tokenizer.json", "vocab.json")):
+        return make_tokenizer("gpt2")
+    tok = hf_tokenizer.load_tokenizer(source)
+    if len(tok._mergeable_ranks) == 50256:  # as GPT-2's, which may have to be downloaded
+        gpt2 = make_tokenizer("gpt2")
+        its = hf_tokenizer.GPT2, gpt2._pat_str, gpt2._mergeable_ranks, gpt2._special_tokens, []
+        if tok._pat_str in its[:2] and (tok._mergeable_ranks, tok._special_tokens, tok.bos) == its[2:]:
+            return gpt2
+    return tok
 
 
 def its_thinking(source):
     """How exported weights were trained to think, {"method": ..., "feedback": ..., ...}; {}: nobody says."""
-    path = find(source)[1]
-    config = read_json(path) if path else {}
-    if not isinstance(config, dict):
-        return {}
+    _, config, path = find(source)
     noted = config.get("nanococonut", format4.noted(config))
     if not isinstance(noted, dict):
         raise UserError(f"{path}: nanococonut is {noted!r}, expected {{name: value}}")
@@ -53,19 +60,16 @@ def load_model(source, cfg, tok):
     llama, noted = is_llama(source), its_thinking(source)
     if noted:
         cfg = as_it_was_trained(source, noted, cfg)
+    if cfg.tokenizer == "gpt2" and load_tokenizer(source).name != "gpt2":
+        raise UserError(f"{source}: it has a tokenizer of its own, which is not GPT-2's: --tokenizer=source")
     base = Llama.from_pretrained(source, cfg.dropout) if llama else read_gpt2(source, cfg.dropout)
-    found, wanted, its = base.config.vocab_size, tok.n_vocab, ("source",) if llama else ("source", "gpt2")
+    found, wanted = base.config.vocab_size, tok.n_vocab
     known = 1 + max({*range(wanted)} - {*tok.added})
-    if found < known or (found != wanted and cfg.tokenizer not in its):
+    if found < known or (found != wanted and cfg.tokenizer not in ("source", "gpt2")):
         raise UserError(f"{source}: it knows {found} tokens, but the tokenizer {cfg.tokenizer!r} has {wanted}")
-    like = tok.encode_ordinary("<<")  # new tokens start as copies of this one, as in the official code
-    like = like[0] if len(like) == 1 else None
-    if llama:
-        base.grow_vocab(wanted, like, unused=tok.added)
-    else:
-        if found > wanted:
-            print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
-        base.grow_vocab(wanted, like)
+    if found > wanted and tok.name == "gpt2":
+        print(f"WARNING: {source} knows {found} tokens, not {wanted}: its special tokens may not be ours")
+    make_room(base, tok)
     cfg = sizes(base, change(cfg, model="llama" if llama else "gpt2"))
     model = make_model(base, cfg, tok)
     if noted:
@@ -73,12 +77,26 @@ def load_model(source, cfg, tok):
     return model, cfg
 
 
+def make_room(base, tok):
+    """Give a base model a row for each token. Those of new ones, and of such as were never trained, start like "<<".
+
+    So they do in the official code; if that is no token, like the mean of all.
+    """
+    like = tok.encode_ordinary("<<")
+    like = like[0] if len(like) == 1 else None
+    base.grow_vocab(tok.n_vocab, like)
+    if tok.name != "source":  # rows beyond GPT-2's may be those of the official code
+        return
+    with torch.no_grad():
+        for name, p in base.named_parameters():
+            if name in ("wte.weight", "embed_tokens.weight", "lm_head.weight"):
+                p[tok.added] = p.mean(0) if like is None else p[like].clone()
+
+
 def load_thinking(model, source, noted):
     """Take the weights with which an exported model thinks, as far as it goes on with the same; else say so."""
-    path, own = (
-        find_beside(source, THINKING),
-        {k: t for k, t in model.state_dict().items() if not k.startswith("base.")},
-    )
+    path = find_beside(source, THINKING)
+    own = {k: t for k, t in model.state_dict().items() if not k.startswith("base.")}
     found = read_tensors(path)[0] if path else {}
     found = {format4.thinking_name(name, noted["feedback"], noted["method"]): t for name, t in found.items()}
     fitting = {k: t for k, t in found.items() if k in own and t.shape == own[k].shape}

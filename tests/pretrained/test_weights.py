@@ -21,7 +21,7 @@ from helpers import HERE, local_hub
 import data
 import sample
 import train
-from checkpoint import initial_model, load_checkpoint
+from checkpoint import initial_model, load_checkpoint, source_tokenizer
 from coconut import Coconut
 from config import TrainConfig, UserError, parse
 from curriculum import config_class, make_prompt
@@ -30,7 +30,7 @@ from model import DTYPES, GPT, SIZES, GPTConfig, is_projection, read_safetensors
 from pretrained import export
 from pretrained.export import write_safetensors
 from pretrained.gpt2 import read_gpt2
-from pretrained.hf_tokenizer import write_gpt2_tokenizer
+from pretrained.hf_tokenizer import write_tokenizer_json
 from tokenizer import make_tokenizer
 from train import Run
 
@@ -217,7 +217,7 @@ def test_a_config_of_another_model_is_refused(change, found, tmp_path):
 @pytest.mark.parametrize(
     "data, found",
     [(b"\xef\xbb\xbf" + b'{"n_head": 2}\r\n', ""), (b'{"by": "Ren\xe9", "n_head": 2}', "line 1: expected UTF-8"),
-     (b"", "not JSON"), (b"[" * 100_000, "not JSON"), ('{"n_head": 2}'.encode("utf-16"), "expected UTF-8")],
+     (b"", "an empty file"), (b"[" * 100_000, "not JSON"), ('{"n_head": 2}'.encode("utf-16"), "expected UTF-8")],
 )  # fmt: skip
 def test_a_config_is_read_as_other_text_is(data, found, tmp_path):
     write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt()))
@@ -412,6 +412,151 @@ def test_vocabulary_grows_with_the_head():
     model.grow_vocab(65)
     assert torch.allclose(model.wte.weight[64], model.wte.weight[:64].mean(0))
     assert logits_of(model).shape[-1] == 65 and model.wte.weight.requires_grad and model.config.vocab_size == 65
+
+
+# ---------------------------------------------------------------- what else a folder may hold
+
+
+def own_tokenizer(folder, vocab_size=300):
+    """A tokenizer.json of a GPT-2's own, in a folder."""
+    tokenizers = pytest.importorskip("tokenizers")
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=alphabet, special_tokens=["<|endoftext|>"], show_progress=False
+    )
+    tokenizer.train_from_iterator(["1 + 2 = 3 and so on"] * 9, trainer)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return tokenizer
+
+
+def test_a_gpt2_with_a_tokenizer_of_its_own(tmp_path, monkeypatch, capsys):
+    """Catches GPT-2's numbers for words, which mean others to these weights: silently wrong."""
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    theirs = own_tokenizer(folder)
+    model = random_gpt(vocab_size=theirs.get_vocab_size() + 5)
+    write_safetensors(folder / "model.safetensors", openai_state(model))
+    json.dump({"n_head": 2, "model_type": "gpt2"}, open(folder / "config.json", "w"))
+    tok = source_tokenizer(str(folder))
+    assert tok.encode_ordinary("3 and so on") == theirs.encode("3 and so on").ids and tok.name == "source"
+    cfg = TrainConfig(tokenizer="source", init_from=str(folder))
+    loaded, _ = initial_model(cfg, tok)
+    rows, first = loaded.base.wte.weight, theirs.get_vocab_size()
+    assert torch.equal(rows[:first], model.wte.weight[:first]) and len(rows) == len(model.wte.weight)
+    assert torch.allclose(rows[tok.added], rows.mean(0)) and tok.added == [first, first + 1, first + 2]
+    assert "WARNING" not in capsys.readouterr().out
+    with pytest.raises(UserError, match="a tokenizer of its own, which is not GPT-2's: --tokenizer=source"):
+        initial_model(TrainConfig(tokenizer="gpt2", init_from=str(folder)), tok)
+    monkeypatch.chdir(tmp_path)
+    problems = [{"question": "1 + 2", "steps": ["3"], "answer": "3"}] * 4
+    json.dump(problems, open("test.json", "w"))
+    train.main(["--eval_only=theirs", "--eval_file=test.json", "--max_new_tokens=2", "--device=cpu"])
+    assert "on 4 problems" in capsys.readouterr().out
+
+
+def test_gpt2s_own_tokenizer_in_a_folder_is_gpt2s(tmp_path, gpt2):
+    """As it is in distilgpt2's: tokenizer=gpt2 and source are the same. One token more, and it is another one."""
+    write_tokenizer_json(gpt2, tmp_path)
+    write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt(vocab_size=50257, n_embd=4)))
+    json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
+    tok = source_tokenizer(str(tmp_path))
+    assert tok.name == "gpt2" and tok.added == [50257, 50258, 50259]
+    initial_model(TrainConfig(tokenizer="gpt2", init_from=str(tmp_path)), tok)
+    spec = json.load(open(tmp_path / "tokenizer.json"))
+    spec["model"]["vocab"] |= {"<|more|>": 50260}
+    json.dump(spec, open(tmp_path / "tokenizer.json", "w"))
+    assert source_tokenizer(str(tmp_path)).name == "source"
+
+
+@pytest.mark.parametrize("model_type", ["phi3", "gemma2", "gpt_neox", "qwen2_moe"])
+def test_other_models_are_named(model_type, tmp_path):
+    """Catches "not the weights of a GPT-2" for weights that nobody has said to be a GPT-2's."""
+    write_safetensors(tmp_path / "model.safetensors", {"model.norm.weight": torch.ones(3)})
+    json.dump({"model_type": model_type}, open(tmp_path / "config.json", "w"))
+    for use in source_tokenizer, read_gpt2:
+        with pytest.raises(
+            UserError, match=f"model_type is '{model_type}', but only 'gpt2' or .* smollm2-135m, .* load"
+        ):
+            use(str(tmp_path))
+
+
+def test_a_llama_without_its_config(tmp_path):
+    tensors = {
+        "model.layers.0.self_attn.q_proj.weight": torch.ones(2, 2),
+        "model.embed_tokens.weight": torch.ones(2, 2),
+    }
+    write_safetensors(tmp_path / "model.safetensors", tensors)
+    for config in None, {"hidden_size": 2}:
+        if config:
+            json.dump(config, open(tmp_path / "config.json", "w"))
+        with pytest.raises(UserError, match="named as a Llama's, of which a config.json should say the model_type"):
+            read_gpt2(str(tmp_path))
+
+
+def test_adapters_gguf_and_quantized_weights_are_named(tmp_path):
+    """Each says what it is, and what would do. Catches a merged one refused for an old adapter_config.json."""
+    folder, model = tmp_path / "adapter", random_gpt()
+    folder.mkdir()
+    json.dump({"base_model_name_or_path": "me/base", "peft_type": "LORA"}, open(folder / "adapter_config.json", "w"))
+    lora = {"base_model.model.transformer.h.0.attn.c_attn.lora_A.weight": torch.ones(2, 8)}
+    write_safetensors(folder / "adapter_model.safetensors", lora)
+    for source in folder, folder / "adapter_model.safetensors":
+        with pytest.raises(
+            UserError, match=r"a LoRA adapter, changes to another model \((me/base|its base)\): merge them"
+        ):
+            read_gpt2(str(source))
+    torch.save(openai_state(model, "base_model.model.transformer.") | lora, tmp_path / "model.pt")
+    with pytest.raises(UserError, match="model.pt: a LoRA adapter"):
+        read_gpt2(str(tmp_path / "model.pt"))
+    write_safetensors(folder / "model.safetensors", openai_state(model))
+    assert loads(model, folder / "model.safetensors")
+    folder = tmp_path / "gguf"
+    folder.mkdir()
+    (folder / "model-Q4_K_M.gguf").write_bytes(b"GGUF\x03\0\0\0")
+    for source in folder, folder / "model-Q4_K_M.gguf":
+        with pytest.raises(UserError, match="GGUF, weights for llama.cpp, mostly quantized; the safetensors that they"):
+            read_gpt2(str(source))
+    json.dump(
+        {"model_type": "llama", "quantization_config": {"quant_method": "awq"}}, open(folder / "config.json", "w")
+    )
+    write_safetensors(folder / "model.safetensors", lora)
+    with pytest.raises(UserError, match="quantized weights; those that they were made from would do"):
+        read_gpt2(str(folder))
+
+
+def test_shards_of_torch(tmp_path):
+    """pytorch_model.bin.index.json. Catches one that is left out, or read although it is a path to elsewhere."""
+    model = random_gpt()
+    state = openai_state(model)
+    names = sorted(state)
+    for file, part in {"a.bin": names[:9], "b.bin": names[9:]}.items():
+        torch.save({name: state[name] for name in part}, tmp_path / file)
+    index = {name: "a.bin" if name in names[:9] else "b.bin" for name in names}
+    json.dump({"weight_map": index}, open(tmp_path / "pytorch_model.bin.index.json", "w"))
+    json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
+    assert torch.equal(logits_of(read_gpt2(str(tmp_path)).eval()), logits_of(model))
+    json.dump({"weight_map": index | {"x": "../a.bin"}}, open(tmp_path / "pytorch_model.bin.index.json", "w"))
+    with pytest.raises(UserError, match="a shard's name is a path"):
+        read_gpt2(str(tmp_path))
+
+
+def test_export_says_what_it_does_not_know(tmp_path, monkeypatch):
+    """Catches "expected two arguments" for two of them."""
+    monkeypatch.chdir(tmp_path)
+    os.makedirs("out")
+    open("out/best.pt", "w").close()
+    for argv, said in (
+        (["-out/best.pt", "folder"], "-out/best.pt: there are no options, .*; did you mean out/best.pt?"),
+        (
+            ["out/best.pt", "--out_dir=folder"],
+            "--out_dir=folder: there are no options, only a checkpoint and a folder$",
+        ),
+        (["out/best.pt"], "expected two arguments, a checkpoint and a folder: python -m pretrained.export --help"),
+    ):
+        with pytest.raises(UserError, match=said):
+            export.main(argv)
 
 
 # ---------------------------------------------------------------- safetensors
@@ -697,12 +842,12 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
 
     path, problems = checkpoint
     os.mkdir("exported")
-    for name in ("thinking.safetensors", "tokenizer.json", "notes.txt"):  # of another model's export, but for the notes
+    for name in ("thinking.safetensors", "vocab.json", "notes.txt"):  # of another model's export, but for the notes
         open(os.path.join("exported", name), "w").close()
     export.main([path, "exported"])
-    assert {"thinking.safetensors", "tokenizer.json", "notes.txt"} & {*os.listdir("exported")} == {"notes.txt"}
+    assert {"thinking.safetensors", "vocab.json", "notes.txt"} & {*os.listdir("exported")} == {"notes.txt"}
     theirs = transformers.GPT2LMHeadModel.from_pretrained("exported").eval()
-    tokenizer = transformers.GPT2Tokenizer.from_pretrained("exported")
+    tokenizer = transformers.AutoTokenizer.from_pretrained("exported")
     model, cfg, tok, _ = load_checkpoint(path)
     assert torch.equal(read_gpt2("exported").state_dict()["h.1.attn.c_proj.weight"], model.base.h[1].attn.c_proj.weight)
     prompts = [make_prompt(p.question, 4, cfg, tok) for p in data.encode(problems, cfg, tok)]
@@ -727,8 +872,8 @@ def test_exported_tokenizer_is_gpt2s(tmp_path, gpt2):
     """Catches a wrong merge, byte or id among 50,260."""
     import transformers
 
-    write_gpt2_tokenizer(gpt2, tmp_path, context=64)
-    theirs = transformers.GPT2Tokenizer.from_pretrained(tmp_path)
+    write_tokenizer_json(gpt2, tmp_path)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
     assert len(theirs) == gpt2.n_vocab
     for i in random.Random(0).sample(range(50257), 3000):
         assert theirs.decode([i]) == gpt2.decode([i])
