@@ -50,10 +50,9 @@ def as_gpt2(base):
     c = base.config
     tensors = {f"transformer.{name}": t.T if is_projection(name) else t for name, t in base.state_dict().items()}
     return tensors, {
-        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2", "activation_function": "gelu_new",
+        "architectures": ["GPT2LMHeadModel"], "model_type": "gpt2",
         "n_layer": c.n_layer, "n_head": c.n_head, "n_embd": c.n_embd, "vocab_size": c.vocab_size,
-        "n_positions": c.block_size, "n_ctx": c.block_size, "layer_norm_epsilon": 1e-5, "tie_word_embeddings": True,
-        "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
+        "n_positions": c.block_size, "attn_pdrop": c.dropout, "embd_pdrop": c.dropout, "resid_pdrop": c.dropout,
     }  # fmt: skip
 
 
@@ -68,8 +67,8 @@ def as_llama(base):
     if c.rope_scaling:
         config["rope_scaling"] = {"rope_type": "llama3"} | c.rope_scaling
     return tensors, config | {
-        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "dtype": "float32", "hidden_act": "silu",
-        "attention_bias": False, "attention_dropout": c.dropout, "tie_word_embeddings": c.tie,
+        "architectures": [f"{kind}ForCausalLM"], "model_type": kind.lower(), "dtype": "float32",
+        "attention_dropout": c.dropout, "tie_word_embeddings": c.tie,
     }  # fmt: skip
 
 

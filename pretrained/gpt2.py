@@ -10,24 +10,15 @@ import sys
 
 import torch
 
-from config import UserError
 from model import COMPUTED, GPT, is_projection
 from pretrained.hub import one_line, read, refuse, some, unwrap
-
-
-def check_sizes(config, where, shape):
-    """UserError if a config says something else than the shapes of the weights."""
-    for name, true in {**shape, "n_positions": shape["block_size"]}.items():
-        if config.get(name, true) != true:
-            raise UserError(f"{where}: {name} is {config[name]!r}, but the weights have {true}: of another model?")
 
 
 def orient(tensors, config):
     """The tensors as in OpenAI's files: matrices of nn.Linear are turned, nanoGPT's missing biases are zeros."""
     first = tensors.get("h.0.attn.c_attn.weight")
     if first is not None and first.dim() == 2 and first.size(0) == 3 * first.size(1):  # nn.Linear's (out, in)
-        turned = {name: t for name, t in tensors.items() if is_projection(name) and t.dim() == 2}
-        tensors = tensors | {name: t.T for name, t in turned.items()}
+        tensors = {name: t.T if is_projection(name) and t.dim() == 2 else t for name, t in tensors.items()}
     if config.get("bias") is False and not any(name.endswith(".bias") for name in tensors):
         for name in [*tensors]:
             if name.endswith(".weight") and re.search(r"ln_|c_attn|c_proj|c_fc", name):
@@ -51,8 +42,9 @@ def read_gpt2(source, dropout=0.0):
                 raise ValueError(f"expected a matrix {name} of real numbers")
         wte, wpe = tensors["wte.weight"], tensors["wpe.weight"]
         n_layer = len({k.split(".")[1] for k in tensors if re.match(r"h\.\d+\.", k)})
-        shape = {"n_layer": n_layer, "n_embd": wte.size(1), "block_size": len(wpe), "vocab_size": len(wte)}
-        check_sizes(config, where, shape)
+        sizes = {"n_layer": n_layer, "n_embd": wte.size(1), "vocab_size": len(wte)}
+        sizes |= {"n_positions": len(wpe), "block_size": len(wpe)}
+        refuse(config, where, {name: (size,) for name, size in sizes.items()})  # else it is another model's
         model = GPT.from_tensors(orient(tensors, config), config.get("n_head"), source, dropout)
     if others:
         print(f"{source}: left out, since a GPT-2 has no such parts: {some(others)}", file=sys.stderr)

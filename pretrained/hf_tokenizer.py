@@ -34,15 +34,6 @@ def byte_letters():
     return {**{b: chr(b) for b in printable}, **{b: chr(256 + i) for i, b in enumerate(others)}}
 
 
-def split_pair(token, ranks):
-    """The two shorter tokens that byte-pair encoding merges last to get this one."""
-    parts = [bytes([b]) for b in token]
-    while len(parts) > 2:
-        best = min(range(len(parts) - 1), key=lambda i: ranks.get(parts[i] + parts[i + 1], len(ranks)))
-        parts[best : best + 2] = [parts[best] + parts[best + 1]]
-    return parts
-
-
 def cut_by(pattern):
     """A tokenizer.json's pre_tokenizer that cuts text by a regular expression alone."""
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
@@ -213,14 +204,17 @@ FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 def spell(tok):
     """(vocab {letters: number}, merges ["a b"]) of a tiktoken.Encoding; UserError if not all tokens are merged of two.
 
-    Whole words are not.
+    Whole words are not. For tiktoken any two tokens merge whose bytes together are a token, so each way is a merge.
     """
-    letters, ranks = byte_letters(), tok._mergeable_ranks
+    letters, ranks, merges = byte_letters(), tok._mergeable_ranks, []
     spelt = {token: "".join(letters[b] for b in token) for token in ranks}
-    pairs = [split_pair(token, ranks) for token in sorted(ranks, key=ranks.get) if len(token) > 1]
-    if any(part not in ranks for pair in pairs for part in pair):
-        raise UserError(f"{tok.name!r} is none of Hugging Face's")
-    return {spelt[token]: i for token, i in ranks.items()}, [f"{spelt[a]} {spelt[b]}" for a, b in pairs]
+    for token in sorted(ranks, key=ranks.get):
+        halves = [(token[:i], token[i:]) for i in range(1, len(token))]
+        ways = [f"{spelt[a]} {spelt[b]}" for a, b in halves if a in ranks and b in ranks]
+        if halves and not ways:
+            raise UserError(f"{tok.name!r} is none of Hugging Face's")
+        merges += ways
+    return {spelt[token]: i for token, i in ranks.items()}, merges
 
 
 def write_tokenizer_json(tok, folder):
@@ -235,12 +229,8 @@ def write_tokenizer_json(tok, folder):
         "pre_tokenizer": cut_by(tok._pat_str),
         "post_processor": put_before(before) if before else None,
         "decoder": BYTE_LEVEL,
-        "model": {
-            "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
-            "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False,
-            "vocab": vocab | tok._special_tokens, "merges": merges,
-        },
-    }  # fmt: skip
+        "model": {"type": "BPE", "ignore_merges": True, "vocab": vocab | tok._special_tokens, "merges": merges},
+    }
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": [*before, EOS][0], "eos_token": EOS}
     write_json(os.path.join(folder, "tokenizer.json"), tokenizer)
     write_json(os.path.join(folder, "tokenizer_config.json"), config | {"pad_token": EOS})

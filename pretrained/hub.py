@@ -6,10 +6,9 @@ import json
 import os
 import re
 import warnings
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 
 import torch
-from torch.serialization import get_unsafe_globals_in_checkpoint
 
 from config import UserError, no_such, read_text
 from download import download
@@ -111,7 +110,7 @@ def find(source):
     config = read_json(where) if where else {}
     kind = config.get("model_type")
     if kind not in (None, *KINDS):
-        raise UserError(f"{where}: model_type is {kind!r}, but only {either(KINDS)} is supported: {INSTEAD}")
+        raise UserError(f"{where}: model_type is {kind!r}, expected {either(KINDS)}: {INSTEAD}")
     if config.get("quantization_config"):
         raise UserError(f"{where}: quantized weights; those that they were made from would do")
     return paths, config, where
@@ -170,11 +169,11 @@ def read(source):
     return found, config, where
 
 
-def refuse(config, where, computed):
-    """UserError if a config says something else than what is computed here, {name: (values, the default first)}."""
-    for name, values in computed.items():
+def refuse(config, where, expected):
+    """UserError unless a config's values are among those expected, {name: (values, the default first)}."""
+    for name, values in expected.items():
         if config.get(name, values[0]) not in values:
-            raise UserError(f"{where}: {name} is {config[name]!r}, but only {either(values)} is supported")
+            raise UserError(f"{where}: {name} is {config[name]!r}, expected {either(values)}")
 
 
 def either(values):
@@ -206,17 +205,20 @@ def unwrap(found, anchor, embedding, tied=True):
             own["lm_head.weight"] = t
             continue
         matrix = plain.setdefault(start + embedding, t)
-        if not (is_weight(t) and is_weight(matrix) and torch.equal(t.float(), matrix.float())):
-            if is_head:
-                raise ValueError(f"{name} differs from {embedding}, but the head should be tied to it")
-            others.append(name)
+        if is_weight(t) and is_weight(matrix) and torch.equal(t.float(), matrix.float()):
+            continue
+        if is_head:
+            raise ValueError(f"{name} differs from {embedding}, but the head should be tied to it")
+        others.append(name)
     for name, t in plain.items():
-        if not name.startswith(start):
+        inner = name.removeprefix(start)
+        if BUFFERS.fullmatch(inner):
+            continue
+        if name.startswith(start) and is_weight(t):
+            own[inner] = t
+        else:
             others.append(name)
-        elif not BUFFERS.fullmatch(name.removeprefix(start)):
-            own[name.removeprefix(start)] = t
-    others += [name for name, t in own.items() if not is_weight(t)]
-    return {name: t for name, t in own.items() if is_weight(t)}, others
+    return own, others
 
 
 @contextmanager
@@ -269,9 +271,6 @@ def why_not_weights(path, error):
     """What torch.load(weights_only=True) does not like about a file, in our words."""
     found = re.search(r"GLOBAL ([\w.]+)", error)  # the first thing that would have to be called
     if found:
-        with suppress(Exception):  # it cannot read the format that torch had before 1.6
-            if any(name.startswith("torch.nn.") for name in get_unsafe_globals_in_checkpoint(path)):
-                return f"a pickled model; save its state_dict() (found {found[1]})"
         return f"a pickled {found[1]} is in it; save the model's state_dict() alone"
     if "TorchScript" in error:
         return "a TorchScript program; save the model's state_dict()"

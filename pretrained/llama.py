@@ -183,9 +183,7 @@ class Llama(nn.Module):
             old = matrix.weight.detach()
             new = (old.mean(0) if like is None else old[like]).expand(max(0, vocab_size - len(old)), -1)
             matrix.weight = nn.Parameter(torch.cat((old, new)))
-        self.config.vocab_size = self.embed_tokens.num_embeddings = len(matrix.weight)
-        if not self.config.tie:
-            self.lm_head.out_features = self.config.vocab_size
+        self.config.vocab_size = len(matrix.weight)
 
     def embed(self, tokens):
         """Tokens (B, T) -> input embeddings (B, T, C)."""

@@ -120,7 +120,6 @@ def to_evaluate(path, cfg):
         raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
     tok = source_tokenizer(path)
     if "tokenizer" in cfg.origin and cfg.tokenizer not in ("source", tok.name):
-        whose = "GPT-2's weights know GPT-2's" if tok.name == "gpt2" else "these weights know their own"
-        raise UserError(f"{path}: {whose} tokens only, but {cfg.origin['tokenizer']} is another")
+        raise UserError(f"{path}: it knows the tokens of {tok.name!r} only, but {cfg.origin['tokenizer']} is another")
     model, cfg = from_elsewhere(path, change(cfg, tokenizer=tok.name, init_from="scratch"), tok)
     return model, cfg, tok, [to_text(tok)] if tok.name == "source" else [], None

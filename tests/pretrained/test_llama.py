@@ -354,19 +354,19 @@ def test_a_model_from_the_hub(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"model_type": "gpt2"}, "model_type is 'gpt2', but only 'llama' or 'mistral' or 'qwen2' or 'qwen3' is"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', expected 'llama' or 'mistral' or 'qwen2' or 'qwen3'"),
         (
             {"rope_parameters": {"rope_type": "llama3", "factor": 8.0}},
             "low_freq_factor is None, expected a number above 0",
         ),
         ({"rope_parameters": None, "rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type is 'linear'"),
-        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', but only 'silu' is supported"),
+        ({"hidden_act": "gelu"}, "hidden_act is 'gelu', expected 'silu'"),
         ({"attention_bias": True}, "attention_bias is True"),
         ({"mlp_bias": True}, "mlp_bias is True"),
         ({"use_sliding_window": True}, "use_sliding_window is True"),
         (
             {"layer_types": ["sliding_attention"] * 3},
-            "layer_types is {'sliding_attention'}, but only {'full_attention'}",
+            "layer_types is {'sliding_attention'}, expected {'full_attention'}",
         ),
         ({"num_hidden_layers": "3"}, "num_hidden_layers is '3', expected a whole number above 0"),
         ({"hidden_size": None}, "hidden_size is None, expected"),
@@ -746,7 +746,7 @@ def test_other_rotations_are_refused(kind, beside, tmp_path):
         del config["rope_parameters"]
     for name in "type", "rope_type":
         write(tmp_path, config=config | {"rope_scaling": {name: kind, "factor": 4.0}})
-        with pytest.raises(UserError, match=f"rope_type is '{kind}', but only 'default' or 'llama3' is supported"):
+        with pytest.raises(UserError, match=f"rope_type is '{kind}', expected 'default' or 'llama3'"):
             Llama.from_pretrained(str(tmp_path))
     write(tmp_path, config=config | {"rope_parameters": {"full_attention": {"rope_type": kind}}})
     with pytest.raises(UserError, match="rope_scaling is .*, expected .* the same for all layers"):
@@ -771,7 +771,7 @@ def test_mistral_is_a_llama_without_its_window(window, loads, tmp_path):
         with torch.no_grad():
             assert relative(model.head(model.read(model.embed(TOKENS))[0][-1]), hf(TOKENS).logits) < 1e-5
     else:
-        with pytest.raises(UserError, match="sliding_window is 4096, but only None is supported|sliding_window"):
+        with pytest.raises(UserError, match="sliding_window is 4096, expected None|sliding_window"):
             Llama.from_pretrained(str(tmp_path))
 
 
@@ -949,7 +949,7 @@ def test_another_tokenizer_is_refused(source, capsys, monkeypatch):
         error = fails(train.main, flags, capsys, monkeypatch)
         assert "the tokenizer 'words' has" in error or "a tokenizer of its own" in error or "cannot download" in error
     error = fails(train.main, ["--eval_only=source", "--data_dir=data", "--tokenizer=words"], capsys, monkeypatch)
-    assert "these weights know their own tokens only, but --tokenizer is another" in error
+    assert "it knows the tokens of 'source' only, but --tokenizer is another" in error
     flags = [*SMALL, "--tokenizer=source", "--n_head=2", "--out_dir=out"]
     assert "--n_head=2 has no effect: n_head is 4" in fails(train.main, flags, capsys, monkeypatch)
 
