@@ -23,16 +23,22 @@ from data import write_splits
 
 
 @dataclass
-class HopsConfig:
-    nodes: int = option(10, "nodes in the circle, at most 26", least=2)
-    hops: tuple[int, ...] = option(
-        (4,), "arrows to follow; fewest,most: the question says how many", least=1, most=1000
-    )
+class SplitsConfig:
+    """What write_splits wants of every such script (tasks/prepare_*.py)."""
+
     train: int = option(50_000, "number of training problems", least=1, most=10**7)
     valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
     test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/hops", "where the files go")
     seed: int = option(0, "seed of the random numbers", least=0)
+
+
+@dataclass
+class HopsConfig(SplitsConfig):
+    nodes: int = option(10, "nodes in the circle, at most 26", least=2)
+    hops: tuple[int, ...] = option(
+        (4,), "arrows to follow; fewest,most: the question says how many", least=1, most=1000
+    )
 
 
 def make_problem(rng, n_nodes, hops):

@@ -18,17 +18,15 @@ from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
 from data import write_splits
+from prepare_hops import SplitsConfig
 
 
 @dataclass
-class AdditionConfig:
+class AdditionConfig(SplitsConfig):
     min_digits: int = option(2, "fewest digits of a number", least=1, most=1000)
     max_digits: int = option(4, "most digits of a number", least=1, most=1000)
     train: int = option(200_000, "number of training problems", least=1, most=10**7)
-    valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
-    test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/addition", "where the files go")
-    seed: int = option(0, "seed of the random numbers", least=0)
 
 
 def make_problem(a, b, width):

@@ -26,20 +26,17 @@ from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
 from data import write_splits
+from prepare_hops import SplitsConfig
 
 OPERATORS = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b}
 
 
 @dataclass
-class ArithmeticConfig:
+class ArithmeticConfig(SplitsConfig):
     modulus: int = option(7, "numbers are 0 to modulus - 1: single digits", least=3, most=10)
     depth: int = option(4, "operations from the given number to the answer", least=1, most=25)
     distractors: int = option(2, "variables that the question does not need", least=0, most=24)
-    train: int = option(50_000, "number of training problems", least=1, most=10**7)
-    valid: int = option(1_000, "number of validation problems", least=1, most=10**7)
-    test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/arithmetic", "where the files go")
-    seed: int = option(0, "seed of the random numbers", least=0)
 
 
 def make_problem(rng, modulus, depth, distractors):

@@ -23,20 +23,19 @@ from dataclasses import dataclass
 
 from config import UserError, cli, option, parse
 from data import write_splits
+from prepare_hops import SplitsConfig
 
 WOMEN = "Ada Anna Bella Cora Dora Ella Emma Eva Fay Gina Hanna Ida Jane Kate Lena Lucy Mary Nora Olga Rosa".split()
 MEN = "Adam Alan Ben Bob Carl Dan Emil Eric Finn Fred Gus Hugo Ivan Jack Karl Leo Max Noah Otto Paul".split()
 
 
 @dataclass
-class FamilyConfig:
+class FamilyConfig(SplitsConfig):
     people: int = option(10, "people in a family, at most 40", least=2)
     steps: tuple[int, ...] = option((2, 3), "numbers of steps to draw from; 2: a grandparent", least=1, most=39)
     train: int = option(20_000, "number of training problems", least=1, most=10**7)
     valid: int = option(500, "number of validation problems", least=1, most=10**7)
-    test: int = option(1_000, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/family", "where the files go")
-    seed: int = option(0, "seed of the random numbers", least=0)
 
 
 def make_problem(rng, n_people, n_steps):

@@ -29,6 +29,7 @@ from itertools import cycle
 
 from config import UserError, cli, option, parse, read_text
 from data import write_splits
+from prepare_hops import SplitsConfig
 
 CONCEPTS = [start + end for start in "b d f g h j l n r s t v w y z".split() for end in ("umpus", "ompus")]
 PROPERTIES = """angry bitter blue bright brown cold dull fast flat green happy heavy hot kind large light liquid
@@ -39,7 +40,7 @@ LAYOUT = '{"test_example": {"question": text, "query": text, "chain_of_thought":
 
 
 @dataclass
-class ProntoQAConfig:
+class ProntoQAConfig(SplitsConfig):
     from_: str = option("", "a JSON file of the official generator, instead of new questions")
     hops: int = option(5, "rules to follow; of a file: as many as it has", least=1)
     distractor: str = option("chain", "where the opposite stands: in its own chain, or alone", ("chain", "concept"))
@@ -47,7 +48,6 @@ class ProntoQAConfig:
     valid: int = option(200, "number of validation problems", least=1, most=10**7)
     test: int = option(800, "number of test problems", least=1, most=10**7)
     out_dir: str = option("data/prontoqa", "where the files go")
-    seed: int = option(0, "seed of the random numbers; of a file: decides which of its problems go where", least=0)
 
 
 def say(rng, concept, what):
