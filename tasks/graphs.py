@@ -161,18 +161,14 @@ def read_graph(question, cfg, tok):
     named = is_name(cfg.names, tok)[question]
     if not named[:2].all():
         text = tok.decode(question.tolist())
-        raise UserError(
-            f"names = {cfg.names!r} does not match the first tokens of {text[:40]!r} (spaces belong to them)"
-        )
+        raise UserError(f"it does not match the first tokens of {text[:40]!r} (spaces belong to them)")
     width = 3 if not named[2] and named[3:5].all() else 2
     of_edges = [named[i::width][: len(named[width - 1 :: width])] for i in (0, 1)]
     n_edges = int(np.argmin([*(of_edges[0] & of_edges[1]), False]))
     edges = question[: width * n_edges].reshape(-1, width)
     after = [tok.decode([t]) for t in dict.fromkeys(edges[:, 2:].ravel().tolist())]
     if len(after) > 1:
-        raise UserError(
-            f"names = {cfg.names!r}: expected the same after each edge, found {after[0]!r} and {after[1]!r}"
-        )
+        raise UserError(f"expected the same after each edge, found {after[0]!r} and {after[1]!r}")
     return edges[:, :2], edges[:1, 2:].ravel().tolist(), question[width * n_edges :]
 
 
@@ -180,9 +176,7 @@ def root_of(asked, cfg, tok):
     """The root is the last name in what follows the edges; UserError if there is no name."""
     named = asked[is_name(cfg.names, tok)[asked]]
     if not len(named):
-        raise UserError(
-            f"names = {cfg.names!r}: expected the root at the end, found {tok.decode(asked.tolist())!r:.60}"
-        )
+        raise UserError(f"expected the root at the end, found {tok.decode(asked.tolist())!r:.60}")
     return int(named[-1])
 
 
@@ -194,14 +188,10 @@ def check_graph(problem, cfg, tok):
         node = nodes.get(tok.decode([token]).strip(), token)
         if node != token:
             two = f"{tok.decode([node])!r} and {tok.decode([token])!r} are two tokens for one node"
-            raise UserError(
-                f"names = {cfg.names!r}: {two}: expected {{}} after the same in all formats, such as ' {{}}'"
-            )
+            raise UserError(f"{two}: expected {{}} after the same in all formats, such as ' {{}}'")
     root = root_of(asked, cfg, tok)
     if root not in edges[:, 0]:
-        raise UserError(
-            f"names = {cfg.names!r}: expected the root as the last name, but no edge leaves {tok.decode([root])!r}"
-        )
+        raise UserError(f"expected the root as the last name, but no edge leaves {tok.decode([root])!r}")
 
 
 def walks(question, n, cfg, tok):
@@ -298,7 +288,7 @@ class Task(curriculum.Task):
             try:
                 check_graph(problem, self.cfg, self.tok)
             except UserError as e:
-                raise UserError(f"{path}: example {i}: {e}") from None
+                raise UserError(f"{path}: example {i}: names = {self.cfg.names!r}: {e}") from None
 
     def rows(self, problem, stage, rng):
         """The problem, renamed, and further questions; what all begin with, the edges, goes to extra["shared"]."""
