@@ -10,7 +10,8 @@ NAME=VALUE,VALUE varies a setting of train.py; of several, all combinations are 
 of those below. The folder of a run is out_dir-VALUE-VALUE, such as out/hops-cot-1; what it says is in run.txt there.
 
 ^C stops all runs, and the same command goes on: what is finished stays as it is, what was interrupted is resumed,
-what failed is tried again. Seeds share a row of the table: means, and the range of the accuracy. Seconds are those of
+what failed is tried again. Seeds share a row of the table: means, and the range of the accuracy; a single run has the
+95 % interval instead. Seconds are those of
 the clock, of all parts of a run; cpu_seconds those of all cores. (Linux and macOS.)
 """
 
@@ -18,7 +19,6 @@ if not __package__:
     raise SystemExit("error: call it as python -m lab.runs, from the project's folder")
 
 import csv
-import math
 import os
 import re
 import shlex
@@ -31,10 +31,10 @@ from itertools import product
 from statistics import mean
 
 from checkpoint import discard, load_checkpoint, lock
-from config import UserError, cli, nearest, option, ours, parse
+from config import UserError, cli, nearest, option, ours, parse, replacing
 from curriculum import change, change_weights, config_class, leave_out, objective_class
-from data import SPLITS
-from evaluate import duration
+from data import SPLITS, load_json
+from evaluate import duration, percent
 from feedback import make_feedback
 from lab.plot import read_log
 from train import Run
@@ -98,13 +98,6 @@ class Job:
         with open(self.says, encoding="utf-8", errors="replace") as file:
             return file.read().rpartition("\n$ ")[2].strip()
 
-    def share(self):
-        """How much of it is done, 0 to 1, going by the last ETA that it has shown."""
-        past, left = time.monotonic() - self.began, math.inf
-        for eta in re.findall(r"ETA <?([\d:]+)", self.said())[-1:]:
-            left = sum(int(n) * 60**i for i, n in enumerate(reversed(eta.split(":"))))
-        return past / (past + left)
-
     def has_ended(self, stopping):
         pid, code, usage = os.wait4(self.process.pid, os.WNOHANG)
         if pid:
@@ -126,6 +119,10 @@ class Job:
         tested = {name.removeprefix("test/"): of[-1][1] for name, of in log.items() if name.startswith("test/")}
         seconds = {name: sum(value for _, value in of) for name, of in took.items()}
         return tested | {"steps": log["test/accuracy"][-1][0]} | seconds
+
+    def accuracy(self):
+        """That of its test, with the 95 % interval."""
+        return percent(self.numbers()["accuracy"], len(load_json(os.path.join(self.cfg.data_dir[-1], "test.json"))))
 
 
 def settings(flags):
@@ -171,9 +168,9 @@ def plan(argv):
 
 def run_all(jobs, args):
     """Run what is not finished, args.jobs at a time; returns whether somebody stopped it."""
-    waiting, running, stops, began = [job for job in jobs if job.status != "finished"], [], [], time.monotonic()
-    n, ended, stopping = len(waiting), 0, False
-    print(f"{len(jobs)} runs, {len(jobs) - n} of them finished before", flush=True)
+    waiting, running, stops = [job for job in jobs if job.status != "finished"], [], []
+    stopping = False
+    print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before", flush=True)
     for job in waiting:  # all at once, or ^C would leave some of the old ones, as if finished
         if job.cfg.overwrite:
             job.discard()
@@ -192,13 +189,8 @@ def run_all(jobs, args):
         time.sleep(0.2)
         for job in [job for job in running if job.has_ended(stopping)]:
             running.remove(job)
-            ended += 1
-            result = f"{job.numbers()['accuracy']:.1%}" if job.status == "finished" else job.status
-            print(f"\r{job.cfg.out_dir:<40} {duration(time.monotonic() - job.began):>7}  {result:<60}", flush=True)
-        if running and sys.stdout.isatty():
-            share = (ended + sum(job.share() for job in running)) / n
-            eta = duration((time.monotonic() - began) * (1 / share - 1)) if share else "?"
-            print(f"\r{ended} of {n} done, {len(running)} running, ETA {eta:<20}", end="", flush=True)
+            result = job.accuracy() if job.status == "finished" else job.status
+            print(f"{job.cfg.out_dir:<40} {duration(time.monotonic() - job.began):>7}  {result}", flush=True)
     return stopping
 
 
@@ -212,9 +204,11 @@ def make_table(jobs, relative_to):
         for name, value in job.numbers().items():
             found.get((job.row, name), []).append(value)
     for row, job in {job.row: job for job in jobs}.items():
-        percent = [100 * value for value in found[row, "accuracy"]]
-        cell = [f"{mean(percent):.1f} ({min(percent):.1f}-{max(percent):.1f})"] if percent else []
-        lacking = [job for job in jobs if job.row == row and job.status != "finished"]
+        shares, its_jobs = [100 * value for value in found[row, "accuracy"]], [job for job in jobs if job.row == row]
+        cell = [f"{mean(shares):.1f} ({min(shares):.1f}-{max(shares):.1f})"] if shares else []
+        if len(its_jobs) == len(shares) == 1:
+            cell = [job.accuracy().replace("%", "")]
+        lacking = [job for job in its_jobs if job.status != "finished"]
         cell += [f"{job.cfg.out_dir} {job.status.partition(':')[0]}" for job in lacking]
         cells = [*(job.values[name] for name in names), ", ".join(cell)]
         cells += [f"{mean(of):{form}}" if (of := found[row, name]) else "-" for name, form in COLUMNS.items()]
@@ -222,6 +216,7 @@ def make_table(jobs, relative_to):
             of, base = found[row, "seconds"], found[relative_to, "seconds"]
             cells.append(f"{mean(of) / mean(base):.2f}" if of and base else "-")
         yield f"| {' | '.join(cells)} |"
+    yield "\nIn brackets: the range of the seeds; of a single run the 95 % interval (Wilson)."
 
 
 def main(argv):
@@ -229,9 +224,9 @@ def main(argv):
     stopped = run_all(jobs, args)
     again = shlex.join(["python", "-m", "lab.runs", *(arg for arg in argv if not arg.startswith("--overwrite"))])
     os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
-    with open(args.out, "w", encoding="utf-8", newline="") as file:
+    with replacing(args.out) as file:
         lines = [{**job.values, "out_dir": job.cfg.out_dir, "status": job.status, **job.numbers()} for job in jobs]
-        writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line))
+        writer = csv.DictWriter(file, dict.fromkeys(name for line in lines for name in line), lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
     print("", *make_table(jobs, args.relative_to), f"\n{'to go on' if stopped else 'made by'}: {again}", sep="\n")

@@ -15,6 +15,7 @@ import time
 import pytest
 from helpers import HERE, command, fails, hops_flags
 
+from evaluate import percent
 from lab import runs
 from lab.plot import read_log
 
@@ -120,6 +121,9 @@ def test_old_results_do_not_pass_for_new_ones(tmp_path):
     assert command(tmp_path, "prepare_hops.py", *PREPARE).returncode == 0
     argv = ["method=cot", "seed=1,2", *FLAGS, "--steps=1", "--out_dir=out/x/", "--jobs", "2"]
     first = command(tmp_path, "lab.runs", *argv)
+    single = command(tmp_path, "lab.runs", *argv, "seed=2")  # which is there: one run has an interval, not a range
+    share = read_log(tmp_path / "out/x-cot-2/log.txt")["test/accuracy"][-1][1]
+    assert table(single.stdout)["cot"][0] == percent(share, 20).replace("%", "") and "(Wilson)" in single.stdout
     assert first.returncode == 0 and "2 of them finished" in command(tmp_path, "lab.runs", *argv).stdout
     assert sorted(os.listdir(tmp_path / "out")) == ["x-cot-1", "x-cot-2", "x.csv"]
     os.utime(tmp_path / "data/valid.json")  # written again, but with the same content
