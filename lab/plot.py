@@ -1,8 +1,8 @@
 """
 Pictures of a run, as PNG and SVG beside it: from log.txt (train.py) and analysis.json (analyze.py). Needs matplotlib.
 
-Nothing is computed here; what would say nothing is left out (categories, if there is but one; parallelism, if only
-one node can be next).
+Nothing is computed here, titles say what was measured, and what would say nothing is left out (categories, if there is
+but one; parallelism, if only one node can be next). All can be printed in black and white.
 
     python -m lab.plot out/hops
     python -m lab.plot out/hops --baselines=out/hops_cot,out/hops_no_cot --example=3
@@ -11,7 +11,6 @@ one node can be next).
     categories    what is written after K forced thoughts
     tree          the graph of one question, its nodes shaded by their value after no thought, one, two and three
     parallelism   how much value the best, the two best and the three best nodes of a question have together
-    thoughts      norm and entropy of each thought
     probes        which step can be read from which thought
 The command that made a picture is in its metadata ("Description").
 """
@@ -26,7 +25,7 @@ import shlex
 from contextlib import suppress
 from dataclasses import dataclass
 
-from config import UserError, cli, no_such, option, parse
+from config import UserError, cli, no_such, option, parse, read_text, replacing
 from tasks.graphs import walk
 
 HATCHES = {  # category: colour and hatch; the right ones are dark
@@ -47,7 +46,7 @@ def run_folder(path):
     """The folder of a run, given itself or one of its files, such as best.pt; UserError if it is not there."""
     if not os.path.exists(path):
         raise UserError(no_such("run", path))
-    return os.path.dirname(path) or "." if os.path.isfile(path) else path
+    return os.path.dirname(path) or "." if os.path.isfile(path) else path.rstrip("/")
 
 
 def read_log(path):
@@ -63,26 +62,25 @@ def read_log(path):
 
 def final_accuracy(folder):
     """A run's test accuracy, or its latest validation accuracy if it has not come so far: (label, accuracy)."""
-    log = read_log(os.path.join(folder, "log.txt"))
-    found = log.get("test/accuracy") or log.get("valid/accuracy")
-    if not found:
+    log, name = read_log(os.path.join(folder, "log.txt")), os.path.basename(folder)
+    if "test/accuracy" in log:
+        return name, log["test/accuracy"][-1][1]
+    if "valid/accuracy" not in log:
         raise UserError(f"{folder}: there is no accuracy in its log.txt yet")
-    name = os.path.basename(folder)
-    return name if "test/accuracy" in log else f"{name} (not finished)", found[-1][1]
+    return f"{name} (not finished)", log["valid/accuracy"][-1][1]
 
 
 def read_analysis(path):
     try:
-        with open(path, encoding="utf-8") as f:
-            found = json.load(f)
-    except ValueError as e:
-        raise UserError(f"{path}: not what analyze.py has written: {e}") from None
-    if not isinstance(found, dict) or not {"command", "sweep", "values", "thoughts", "probes"} <= found.keys():
+        found = json.loads(read_text(path))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or not {"command", "sweep", "values", "probes"} <= found.keys():
         raise UserError(f"{path}: not what analyze.py has written")
     return found
 
 
-def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
+def new_figure(title, width=8, height=3, columns=1, rows=1, **kwargs):
     """(figure, its axes); 8 inches are the 800 pixels of a README. UserError without matplotlib."""
     try:
         import matplotlib.pyplot as plt
@@ -91,31 +89,29 @@ def new_figure(width=8, height=3, columns=1, rows=1, **kwargs):
     plt.switch_backend("agg")  # files only, no window
     plt.rcParams.update({"font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
                          "axes.titlesize": 9, "hatch.linewidth": 0.6, "svg.hashsalt": "nanoCoconut"})  # fmt: skip
-    return plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **kwargs)
+    fig, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", squeeze=False, **kwargs)
+    fig.suptitle(title, fontsize=10)
+    return fig, axes
 
 
-def percent(axis):
-    from matplotlib.ticker import PercentFormatter
-
-    axis.set_major_formatter(PercentFormatter(1, decimals=0))
-
-
-def legend(ax, **kwargs):
-    """To the right of the picture."""
-    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, **kwargs)
+def finish(ax, **settings):
+    """Shares on the y axis, and the legend to the right of the picture."""
+    ax.yaxis.set_major_formatter(lambda share, place: f"{share:.0%}")
+    ax.set(**settings)
+    ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, reverse=True, handlelength=3)
 
 
 def draw_training(log, baselines):
-    fig, ((ax,),) = new_figure()
     steps, accuracy = zip(*log["valid/accuracy"])
+    begun = [(step, stage) for step, stage in log["stage"] if step < steps[-1]]  # of what has been evaluated
+    begins = [step for step, _ in begun]
+    fig, ((ax,),) = new_figure(training_title(log, begins[-1]))
     ax.plot(steps, accuracy, "k.-", markersize=5, label="validation")
     for dash, (name, value) in zip(DASHES * len(baselines), baselines.items()):
         ax.axhline(value, color="0.35", linestyle=dash, label=f"{name}: {value:.1%}")
     if "test/accuracy" in log:
         step, value = log["test/accuracy"][-1]
         ax.plot([step], [value], "k*", markersize=11, clip_on=False, label=f"test: {value:.1%}")
-    begun = [(step, stage) for step, stage in log["stage"] if step < steps[-1]]  # of what has been evaluated
-    begins = [step for step, _ in begun]
     for step in begins[1:]:
         ax.axvline(step, color="0.7", linewidth=0.8)
     top = ax.secondary_xaxis("top")  # the number of each stage, above its middle
@@ -123,13 +119,18 @@ def draw_training(log, baselines):
     top.set_xticks(middles, [f"{stage:.0f}" for _, stage in begun], fontsize=9)
     top.tick_params(length=0)
     top.set_xlabel("stage")
-    ax.set(xlabel="training step", ylabel="accuracy on held-out questions", ylim=(0, 1.02), xlim=(0, max(steps)))
-    best = max(value for step, value in log["valid/accuracy"] if step > begins[-1])
-    of = f"{len(begins)} stages, each with one written step less: " if len(begins) > 1 else ""
-    fig.suptitle(f"{of}{best:.1%} right {'in the last' if of else 'at best'}", fontsize=10)
-    percent(ax.yaxis)
-    legend(ax)
+    finish(ax, xlabel="training step", ylabel="accuracy on held-out questions", ylim=(0, 1.02), xlim=(0, max(steps)))
     return fig
+
+
+def training_title(log, last_begins):
+    """With how many thoughts in the first and in the last evaluation, and what came of it in the last stage."""
+    best = max(value for step, value in log["valid/accuracy"] if step > last_begins)
+    thoughts = [f"{value:.1f}" for _, value in log.get("valid/thoughts", [])]
+    if not thoughts:
+        return f"{best:.1%} right in the last stage"
+    first, last = thoughts[0], thoughts[-1]
+    return f"{last if first == last else f'from {first} to {last}'} thoughts: {best:.1%} right in the last stage"
 
 
 def says_something(sweep):
@@ -140,21 +141,17 @@ def says_something(sweep):
 
 
 def draw_categories(analysis):
-    fig, ((ax,),) = new_figure()
     rows = analysis["sweep"]
-    first, last = rows[0], rows[-1]
-    finding = f"{first['accuracy']:.0%} right without a thought, {last['accuracy']:.0%} after {last['thoughts']}"
-    fig.suptitle(finding, fontsize=10)
+    last = f"{rows[-1]['accuracy']:.0%} after {rows[-1]['thoughts']}"
+    fig, ((ax,),) = new_figure(f"{rows[0]['accuracy']:.0%} right without a thought, {last}")
     x, bottom = [row["thoughts"] for row in rows], [0.0] * len(rows)
-    width = 0.6 * (x[1] - x[0] if len(x) > 1 else 1)
     for name, (color, hatch) in HATCHES.items() if "categories" in rows[0] else ():
         heights = [row["categories"][name] for row in rows]
-        ax.bar(x, heights, width, bottom, label=name, color=color, hatch=hatch, edgecolor="black", linewidth=0.6)
+        style = {"color": color, "hatch": hatch, "edgecolor": "black", "linewidth": 0.6}
+        ax.bar(x, heights, 0.6 * (x[1] - x[0]), bottom, label=name, **style)
         bottom = [a + b for a, b in zip(bottom, heights)]
     ax.plot(x, [row["accuracy"] for row in rows], "ko-", markerfacecolor="white", label="accuracy", clip_on=False)
-    ax.set(xlabel="thoughts that it was made to think", ylabel="share of the questions", ylim=(0, 1), xticks=x)
-    percent(ax.yaxis)
-    legend(ax, reverse=True, handleheight=1.5, handlelength=3)
+    finish(ax, xlabel="thoughts that it was made to think", ylabel="share of the questions", ylim=(0, 1), xticks=x)
     return fig
 
 
@@ -182,42 +179,44 @@ def draw_tree(analysis, number):
     if number >= len(analysis["examples"]):
         raise UserError(f"--example={number}: analysis.json has {len(analysis['examples'])} examples, from 0 on")
     example = analysis["examples"][number]
-    shown = example["values"][:4]
-    place = layers(example["successors"], example["root"])
-    path = list(zip([example["root"], *example["path"]], example["path"]))
+    shown, root, successors = example["values"][:4], example["root"], example["successors"]
+    place = layers(successors, root)
+    path = list(zip([root, *example["path"]], example["path"]))
     rows = max(abs(y) for _, y in place.values()) * 2 + 1
-    fig, axes = new_figure(8, len(shown) * (0.55 * max(rows, 2) + 0.25) + 0.3, rows=len(shown))
-    frontiers = walk(example["successors"], example["root"], len(shown))
-    for ax, value, frontier in zip(axes[:, 0], shown, frontiers):
+    title = "darker: more value; oval: root; thick frame: target; thick arrows: the path"
+    if example["other"] in place:
+        title += "; dashed frame: the wrong target"
+    fig, axes = new_figure(title, 8, len(shown) * (0.55 * max(rows, 2) + 0.25) + 0.3, rows=len(shown))
+    for ax, of, frontier in zip(axes[:, 0], shown, walk(successors, root, len(shown))):
+        n, value = of["thoughts"], of["value"]
         ax.set_axis_off()
         ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
-        n = value["thoughts"]
-        found = sum(value["value"][name] for name in frontier)
-        where = f"{found:.0%} of the value on the {len(frontier)} node{'s' * (len(frontier) > 1)} that can be next"
-        ax.set_title(f"after {n or 'no'} thought{'s' * (n > 1)}: {where}", loc="left")
-        top = max(*value["value"].values(), 1e-9)  # a set of eight nodes is as dark as one of two
-        boxes = {name: draw_node(ax, name, xy, value["value"][name], top, example) for name, xy in place.items()}
+        share = sum(value[name] for name in frontier)
+        where = (
+            f"{share:.0%} of the value on the {len(frontier)} node{'s' if len(frontier) > 1 else ''} that can be next"
+        )
+        ax.set_title(f"after {n} thoughts: {where}", loc="left")
+        top = max(*value.values(), 1e-9)  # a set of eight nodes is as dark as one of two
+        boxes = {name: draw_node(ax, name, xy, value[name], top, example) for name, xy in place.items()}
         fig.canvas.draw()  # a box knows its size when it has been drawn
         for a in place:
-            for b in example["successors"][a]:
+            for b in successors[a]:
                 draw_arrow(ax, place[a], place[b], boxes[a], boxes[b], (a, b) in path)
-    caption = "darker: more value; double frame: root; thick frame: target; thick arrows: the path"
-    fig.supxlabel(caption + ("; dashed frame: the wrong target" if example["other"] in place else ""), fontsize=9)
     return fig
 
 
 def draw_node(ax, name, xy, value, top, example):
     """A box with the node's name and value; returns its outline."""
     shade = 1 - 0.85 * value / top
-    frame = {"boxstyle": "round,pad=0.3", "facecolor": (shade, shade, shade), "edgecolor": "black"}
-    frame |= {"linewidth": 2 if name in (example["root"], example["target"]) else 0.7}
-    frame |= {"linestyle": "--"} if name == example["other"] else {}
+    frame = {"facecolor": (shade, shade, shade), "edgecolor": "black", "linewidth": 0.7, "boxstyle": "round,pad=0.3"}
+    if name == example["root"]:
+        frame["boxstyle"] = "ellipse,pad=0.25"
+    elif name == example["target"]:
+        frame["linewidth"] = 2.5
+    elif name == example["other"]:
+        frame["linestyle"] = "--"
     text = ax.text(*xy, f"{name}\n{value:.0%}", ha="center", va="center", fontsize=7.5, linespacing=1.1,
                    color="white" if shade < 0.5 else "black", bbox=frame, zorder=2)  # fmt: skip
-    if name == example["root"]:  # a second frame around the first
-        outer = {"boxstyle": "round,pad=0.55", "facecolor": "white", "edgecolor": "black", "linewidth": 0.7}
-        text = ax.text(*xy, text.get_text(), ha="center", va="center", fontsize=7.5, linespacing=1.1, alpha=0,
-                       bbox=outer, zorder=1)  # fmt: skip
     return text.get_bbox_patch()
 
 
@@ -231,43 +230,28 @@ def draw_arrow(ax, start, end, box_a, box_b, on_path):
 
 def draw_parallelism(analysis):
     shown = [v for v in analysis["values"] if v["thoughts"]][:3] or analysis["values"][:1]
-    fig, axes = new_figure(columns=len(shown), height=2.8, sharey=True)
-    size, top = shown[0]["frontier_size"], shown[0]["top"][0][len(shown[0]["percentiles"]) // 2]
-    finding = f"{size:.1f} nodes can be next after {shown[0]['thoughts']}; the best of them has {top:.0%} of the value"
-    fig.suptitle(f"{finding} (median)", fontsize=10)
+    first = shown[0]
+    size, best = f"{first['frontier_size']:.1f} nodes can be next", f"the best has {first['best']:.0%} of the value"
+    title = f"thoughts: {first['thoughts']}; {size}, {best} (median)"
+    fig, axes = new_figure(title, columns=len(shown), height=2.8, sharey=True)
     for ax, row in zip(axes[0], shown):
-        for i, line in enumerate(("-", (0, (5, 2)), (0, (1, 1)))):
-            label = ["best node", "two best", "three best"][i]
-            ax.plot(row["percentiles"], row["top"][i], color="black", linestyle=line, label=label)
-        ax.set_title(f"after {row['thoughts']} thought{'s' * (row['thoughts'] != 1)}")
+        for of, line, label in zip(row["top"], ("-", (0, (5, 2)), (0, (1, 1))), ("best", "two best", "three best")):
+            ax.plot(row["percentiles"], of, color="black", linestyle=line, label=label)
+        ax.set_title(f"thoughts: {row['thoughts']}")
         ax.set(ylim=(0, 1.02), xlim=(0, 100), xlabel="percentile of the questions")
-    percent(axes[0, 0].yaxis)
     axes[0, 0].set_ylabel("value, added up")
-    legend(axes[0, -1])
-    return fig
-
-
-def draw_thoughts(analysis):
-    fig, axes = new_figure(columns=2, height=2.6)
-    x = [row["thought"] for row in analysis["thoughts"]]
-    for ax, name, label in zip(axes[0], ("norm", "entropy"), ("norm", "entropy (nats)")):
-        y, spread = ([row[key] for row in analysis["thoughts"]] for key in (name, f"{name}_std"))
-        ax.errorbar(x, y, spread, fmt="ko-", markersize=4, capsize=3)
-        ax.set(xlabel="thought", ylabel=label, xticks=x, ylim=(0, 1.1 * max(a + b for a, b in zip(y, spread))))
-    norms = [row["norm"] for row in analysis["thoughts"]]
-    finding = f"thoughts are {min(norms):.1f} to {max(norms):.1f} long"
-    fig.suptitle(f"{finding} (mean and standard deviation over the questions)", fontsize=10)
+    finish(axes[0, -1])
     return fig
 
 
 def draw_probes(analysis):
     probes = {(p["thought"], p["step"]): p for p in analysis["probes"]}
     thoughts, steps = (sorted({key[i] for key in probes}) for i in (0, 1))
-    fig, axes = new_figure(4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
-    best = {k: max((p["accuracy"], -i) for (i, step), p in probes.items() if step == k) for k in steps}
-    least, where = min(best.values())[0], [-i for _, i in best.values()]
+    best = [max((p["accuracy"], -i) for (i, step), p in probes.items() if step == k) for k in steps]
+    where, shares = [-i for _, i in best], sorted({f"{share:.0%}" for share, _ in (min(best), max(best))}, key=len)
     where = "thought k" if where == steps else f"thoughts {', '.join(map(str, where))}"
-    fig.suptitle(f"a linear map reads step k best from {where}: {least:.0%} right, or more", fontsize=10)
+    title = f"a linear map reads step k best from {where}: {' to '.join(shares)} right"
+    fig, axes = new_figure(title, 4 + 0.8 * len(steps), 1.3 + 0.45 * len(thoughts), columns=2, sharey=True)
     for ax, key, title in zip(axes[0], ("accuracy", "control"), ("held-out accuracy", "control: shuffled labels")):
         shares = [[probes[i, k][key] if (i, k) in probes else math.nan for k in steps] for i in thoughts]
         edges = [[k - 0.5 for k in (*of, of[-1] + 1)] for of in (steps, thoughts)]
@@ -284,7 +268,8 @@ def draw_probes(analysis):
 def save(fig, out_dir, name, command):
     for kind, more in (("png", {}), ("svg", {"Date": None})):  # the same picture twice is the same file
         path = os.path.join(out_dir, f"{name}.{kind}")
-        fig.savefig(path, dpi=200, metadata={"Description": command, **more})
+        with replacing(path, "wb") as file:
+            fig.savefig(file, format=kind, dpi=200, metadata={"Description": command, **more})
     print(f"{os.path.join(out_dir, name)}.png, .svg")
 
 
@@ -293,28 +278,26 @@ def main(argv):
     args = parse(PlotConfig, argv, __doc__, places=("out_dir",))
     if not args.out_dir:
         raise UserError("no folder given: expected that of a training run")
-    args.out_dir = run_folder(args.out_dir)
-    log, analysis = (os.path.join(args.out_dir, name) for name in ("log.txt", "analysis.json"))
+    folder = run_folder(args.out_dir)
+    log, analysis = (os.path.join(folder, name) for name in ("log.txt", "analysis.json"))
     if not (os.path.exists(log) or os.path.exists(analysis)):
-        raise UserError(f"{args.out_dir}: expected log.txt (of train.py) or analysis.json there")
-    if os.path.exists(log) and "valid/accuracy" in (streams := read_log(log)):
-        folders = [run_folder(path).rstrip("/") for path in args.baselines.split(",") if path]
-        baselines = dict(map(final_accuracy, folders))
-        save(draw_training(streams, baselines), args.out_dir, "training", command)
+        raise UserError(f"{folder}: expected log.txt (of train.py) or analysis.json there")
+    streams = read_log(log) if os.path.exists(log) else {}
+    if "valid/accuracy" in streams:
+        baselines = dict(final_accuracy(run_folder(path)) for path in args.baselines.split(",") if path)
+        save(draw_training(streams, baselines), folder, "training", command)
     if not os.path.exists(analysis):
-        return print(f"for the other pictures: python -m lab.analyze {args.out_dir}")
+        return print(f"for the other pictures: python -m lab.analyze {folder}")
     found = read_analysis(analysis)
     command = f"{found['command']}; {command}"
-    pictures = {
-        "categories": (says_something(found["sweep"]), draw_categories),
-        "tree": (found["values"], lambda found: draw_tree(found, args.example)),
-        "parallelism": (any(row["frontier_size"] > 1 for row in found["values"]), draw_parallelism),
-        "thoughts": (found["thoughts"], draw_thoughts),
-        "probes": (found["probes"], draw_probes),
-    }
-    for name, (says, draw) in pictures.items():
-        if says:
-            save(draw(found), args.out_dir, name, command)
+    if says_something(found["sweep"]):
+        save(draw_categories(found), folder, "categories", command)
+    if found["values"]:
+        save(draw_tree(found, args.example), folder, "tree", command)
+    if any(row["frontier_size"] > 1 for row in found["values"]):
+        save(draw_parallelism(found), folder, "parallelism", command)
+    if found["probes"]:
+        save(draw_probes(found), folder, "probes", command)
 
 
 if __name__ == "__main__":
