@@ -42,10 +42,13 @@ def compare(path, problems, trains, cfg, tok, pieces):
     n_common, n = sum(question in common for question in asked), len(asked)
     what = {"words": "words", "digits": "words", "chars": "characters"}.get(cfg.tokenizer, "tokens")
     line = f"{path}: {n:,} problems, {n_common:,} of whose questions are in train.json, too"
+    if n_common > 0.9 * n:
+        line = f"WARNING: {line}, so that it only tests what was learned by heart"
     if not n_new:
         return f"{line}; all of their {what} are"
-    warning = "WARNING: " if cfg.tokenizer in PATTERNS else ""
-    return f"{warning}{line}; {n_new:,} have {what} that are not, such as {data.name_some(found)}"
+    if cfg.tokenizer in PATTERNS and not line.startswith("WARNING"):
+        line = f"WARNING: {line}"
+    return f"{line}; {n_new:,} have {what} that are not, such as {data.name_some(found)}"
 
 
 def questions(problems):
