@@ -23,21 +23,12 @@ from dataclasses import dataclass
 
 import torch
 
-from config import UserError, cli, option, parse, read_text
-from curriculum import kind_of, make_prompt
+from config import UserError, cli, option, parse, read_text, replacing
+from curriculum import Row, kind_of, objective_class
+from data import collate
 from evaluate import precision
-from lab.analyze import (
-    category,
-    check_writable,
-    counting,
-    load,
-    replacements,
-    stacked,
-    stop_after,
-    values_after,
-    verdicts,
-)
 from lab.plot import layers
+from lab.questions import LookConfig, load, replacements, stacked, values_after
 from sample import look_into
 from tasks.graphs import node_of
 from tokenizer import BOT, PAUSE
@@ -46,15 +37,9 @@ LARGEST = 1_000_000  # bytes of a page: what can be sent by mail, and opens on a
 
 
 @dataclass
-class ExploreConfig:
-    ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
-    data: str = option("", "a data file; by default test.json of the checkpoint's task")
+class ExploreConfig(LookConfig):
     count: int = option(30, "how many of the file's questions, the first ones", least=2)
-    max_thoughts: int | None = option(None, "the most thoughts; by default as many as in training", least=0)
     top: int = option(6, "tokens to show for each thought", least=1)
-    out: str = option("", "where to write; by default explore.html beside the checkpoint")
-    seed: int = option(1, "decides the noise", least=0)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
 
 # ---------------------------------------------------------------- attention
@@ -94,20 +79,20 @@ def listening(model):
             del module.attend  # the class's own is there again
 
 
-def looks(model, question, most, task):
+def looks(asked, problem):
     """Where the last position before the thoughts, and that of each thought, looks: [(layers, heads, K), ...].
 
     K are the positions up to itself: those of the question and its marker, then the thoughts (or <pause> tokens).
     """
-    device, begin = next(model.parameters()).device, len(make_prompt(question, 0, task.cfg, task.tok).prefix)
-    prefix, n, eot = make_prompt(question, most, task.cfg, task.tok)
-    prefix, eot = (torch.tensor([tokens], dtype=torch.int64, device=device) for tokens in (prefix, eot))
-    segments = prefix, torch.tensor([prefix.size(1)], device=device), n, eot
+    model, begin = asked.model, len(asked.prompt(problem, 0).prefix)
+    prefix, n, eot = asked.prompt(problem, asked.most)
+    batch = collate([Row(prefix, n, eot, [])], next(model.parameters()).device)
+    segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix
     thoughts = model.think(*segments).fed
-    with listening(model) as heard:  # two passes, however often it has to read until it has these thoughts
+    with listening(model) as heard:  # a few passes, however often it has to read until it has these thoughts
         model.think(*segments, given=thoughts)
     rows = [[row for weights in passes for row in weights[0].unbind(1)] for passes in heard]  # (nh, K) per position
-    return [torch.stack([layer[k - 1][:, :k] for layer in rows]) for k in range(begin, begin + most + 1)]
+    return [torch.stack([layer[k - 1][:, :k] for layer in rows]) for k in range(begin, begin + asked.most + 1)]
 
 
 DETAILS = "heads", "layers", "mean"  # the first that is not too large
@@ -150,38 +135,44 @@ def token_text(tok, token):
     return {BOT: "<bot>", PAUSE: "<pause>"}.get(text, text)
 
 
-def explore(model, asked, args):
+def explore(asked, args):
     """Everything that the page shows, but for attention: a list of questions."""
     cfg, tok, graphs = asked.task.cfg, asked.task.tok, asked.graphs
     questions = []
-    for i, (p, problem, path) in enumerate(zip(asked.raw, asked.problems, asked.paths)):
-        tokens = [token_text(tok, t) for t in make_prompt(problem.question, 0, cfg, tok).prefix]
+    for i, (p, problem) in enumerate(zip(asked.raw, asked.problems)):
         questions.append({
-            "tokens": tokens, "steps": p["steps"], "answer": p["answer"], "trained": asked.trained[i],
-            "graph": picture(graphs[i], path) if graphs else None, "after": [], "instead": [],
+            "tokens": [token_text(tok, t) for t in asked.prompt(problem, 0).prefix],
+            "steps": p["steps"], "answer": p["answer"], "trained": asked.trained[i],
+            "graph": picture(graphs[i], asked.paths[i]) if graphs else None, "after": [], "instead": [],
         })  # fmt: skip
-    model.may_stop = False
-    for n in counting(asked.most):
-        solved, values = stop_after(model, asked, [n] * len(questions)), values_after(model, asked, n)
-        for i, ((text, n_tokens, _), right) in enumerate(zip(solved, verdicts(asked, solved))):
-            seen = {"writes": text.strip(), "tokens": n_tokens, "right": right}
+    asked.model.may_stop = False
+    for n in range(asked.most + 1):
+        answers, values = asked.answer([n] * len(questions)), values_after(asked, n)
+        for i, answer in enumerate(answers):
+            seen = {"writes": answer.text.strip(), "tokens": answer.n_tokens, "right": answer.right}
             if graphs:
-                answer = node_of(asked.task.read_answer(text))
-                seen |= {"category": category(asked, i, text, n), "answer": answer}
+                named = node_of(asked.task.read_answer(answer.text))
+                seen |= {"category": answer.category, "answer": named}
             if i in values:
                 value = {node: round(v, 3) for node, v in values[i].items()}
                 seen |= {"value": value, "frontier": sorted(graphs[i].frontier(n // max(1, cfg.c_thought) + 1))}
             questions[i]["after"].append(seen)
-    for question, (_, _, thoughts) in zip(questions, solved):
-        for seen, thought in zip(question["after"][1:], look_into(thoughts, model, tok, args.top)):
-            cosine = None if thought["cosine"] is None else round(thought["cosine"], 2)
-            tokens = [[text, round(p, 4)] for text, p in thought["tokens"]]
-            seen["thought"] = {"norm": round(thought["norm"], 2), "cosine": cosine, "tokens": tokens}
-    for name, given in replacements(stacked(solved), asked.trained, args.seed).items():
-        solved = stop_after(model, asked, asked.trained, given)
-        for question, (text, *_), right in zip(questions, solved, verdicts(asked, solved)):
-            question["instead"].append({"thoughts": name, "writes": text.strip(), "right": right})
+    for question, answer in zip(questions, answers):
+        for seen, thought in zip(question["after"][1:], () if asked.pauses else looked_into(answer.held, asked, args)):
+            seen["thought"] = thought
+    for name, given in replacements(stacked(answers), asked.trained, args.seed).items():
+        for question, answer in zip(questions, asked.answer(asked.trained, given)):
+            question["instead"].append({"thoughts": name, "writes": answer.text.strip(), "right": answer.right})
     return questions
+
+
+def looked_into(thoughts, asked, args):
+    """What sample.py shows of a question's thoughts, with few digits."""
+    device = next(asked.model.parameters()).device
+    for seen in look_into(thoughts.to(device), asked.model, asked.task.tok, args.top):
+        cosine = None if seen["cosine"] is None else round(seen["cosine"], 2)
+        tokens = [[text, round(p, 4)] for text, p in seen["tokens"]]
+        yield {"norm": round(seen["norm"], 2), "cosine": cosine, "tokens": tokens}
 
 
 def write(page):
@@ -210,19 +201,19 @@ def write_with_attention(page, found):
 def main(argv):
     command, began = shlex.join(["python", "-m", "lab.explore", *argv]), time.monotonic()
     args = parse(ExploreConfig, argv, __doc__, places=("ckpt", "data"))
-    model, asked, about = load(args)
+    asked, about = load(args)
     cfg, out = asked.task.cfg, args.out or os.path.join(os.path.dirname(about["checkpoint"]), "explore.html")
-    check_writable(out)
-    with precision(cfg, next(model.parameters()).device):
-        questions = explore(model, asked, args)
-        found = [looks(model, p.question, asked.most, asked.task) for p in asked.problems]
-    page = about | {
-        "command": command, "feedback": cfg.feedback, "width": model.config.n_embd, "most": asked.most,
-        "thing": kind_of(cfg.method).instead or "thought", "named": asked.told, "views": [], "questions": questions,
-    }  # fmt: skip
-    html = write_with_attention(page, found)
-    with open(out, "w", encoding="utf-8") as f:
-        f.write(html)
+    with replacing(out) as file, precision(cfg, next(asked.model.parameters()).device):
+        questions = explore(asked, args)
+        found = [looks(asked, problem) for problem in asked.problems]
+        losses = [name for name, weight in objective_class(cfg).all_weights().items() if name != "ce" and weight]
+        page = about | {
+            "command": command, "feedback": cfg.feedback, "width": asked.model.config.n_embd, "most": asked.most,
+            "thing": kind_of(cfg.method).instead, "named": asked.told, "losses": losses, "views": [],
+            "questions": questions,
+        }  # fmt: skip
+        html = write_with_attention(page, found)
+        file.write(html)
     print(f"{out}: {len(html.encode()) / 1000:,.0f} kB, {time.monotonic() - began:.1f} s; open it in a browser")
 
 

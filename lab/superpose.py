@@ -16,6 +16,7 @@ if not __package__:
 import random
 import re
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 
@@ -23,8 +24,10 @@ import data
 from checkpoint import find_checkpoint, load_checkpoint
 from coconut import Coconut
 from config import UserError, cli, option, parse
-from curriculum import kind_of, make_prompt, make_task
-from evaluate import most_tokens, right_answer, solve
+from curriculum import kind_of, make_task
+from evaluate import percent
+from lab.analyze import table
+from lab.questions import Questions
 
 
 @dataclass
@@ -76,49 +79,41 @@ def think_on(model, thought, past, n):
     return torch.cat(thoughts, 1)[0]
 
 
-def load_pairs(args, cfg, tok, pieces):
-    """Problems in tokens, two after the other about the same two graphs."""
-    found = data.load_json(args.file)[: args.count // 2 * 2]
-    other = [p["question"] for p in found if not re.fullmatch(r"(\d+ \d+ \| )+to \d+ or \d+ from \d+", p["question"])]
-    if other or len(found) < 2:
-        what = repr(other[0][:60]) if other else f"{len(found)} questions"
-        raise UserError(
-            f"{args.file}: expected graphs in symbols, '3 7 | ... to 5 or 8 from 0', two or more, found {what}"
-        )
-    names, rng = [piece.strip() for piece in pieces if piece.strip().isdecimal()], random.Random(args.seed)
-    pairs = [p for a, b in zip(found[::2], found[1::2]) for p in put_together(a, b, names, rng)]
-    return data.encode(pairs, cfg, tok)
+def pairs_of(problems, names, rng, file):
+    """Problems two after the other about the same two graphs."""
+    asked = [p["question"] for p in problems]
+    other = [text for text in asked if not re.fullmatch(r"(\d+ \d+ \| )+to \d+ or \d+ from \d+", text)]
+    if other or len(asked) < 2:
+        what = repr(other[0][:60]) if other else f"{len(asked)} questions"
+        expected = "expected graphs in symbols, '3 7 | ... to 5 or 8 from 0', two or more"
+        raise UserError(f"{file}: {expected}, found {what}")
+    return [p for a, b in zip(problems[::2], problems[1::2]) for p in put_together(a, b, names, rng)]
 
 
 @torch.no_grad()
 def main(argv):
     args = parse(SuperposeConfig, argv, __doc__, places=("out_dir", "file"))
     model, cfg, tok, saved = load_checkpoint(find_checkpoint(args.out_dir))
-    task = make_task(cfg, tok)
     thinks = kind_of(cfg.method).instead == "thought"
     if not thinks or type(model).make_thoughts is not Coconut.make_thoughts or "vector" in cfg.feedback:
         raise UserError(f"{args.out_dir}: expected a model that thinks one plain thought after the other")
-    problems, n = load_pairs(args, cfg, tok, saved["pieces"]), cfg.max_latent_stage * cfg.c_thought
-    prompts = [make_prompt(p.question, n, cfg, tok) for p in problems]
-    longest = max(len(p.prefix) + n + len(p.eot) for p in prompts) + most_tokens(problems, cfg)
-    if longest > cfg.block_size:
-        raise UserError(
-            f"{args.file}: two graphs need {longest} positions, the model has {cfg.block_size} (block_size)"
-        )
-    own, summed = [], []
-    for i in range(0, len(prompts), 2):
-        (a, past), (b, other_past) = (read_question(model, prompt) for prompt in prompts[i : i + 2])
+    names = [piece.strip() for piece in saved["pieces"] if piece.strip().isdecimal()]
+    raw = pairs_of(data.load_json(args.file)[: args.count // 2 * 2], names, random.Random(args.seed), args.file)
+    asked = Questions(model, make_task(cfg, tok), raw, args.file, saved["stage"])
+    data.check_lengths(asked.problems, cfg, tok, args.file, saved["pieces"])
+    n, own, summed = cfg.max_latent_stage * cfg.c_thought, [], []
+    read = [read_question(model, asked.prompt(problem, n)) for problem in asked.problems]
+    for (a, past), (b, other_past) in zip(read[::2], read[1::2]):
         own += [think_on(model, a, past, n), think_on(model, b, other_past, n)]
         summed += [think_on(model, a + b, past, n)] * 2
-    others = [own[i ^ 1] for i in range(len(own))]
-    print(f"{len(prompts) // 2:,} pairs of questions, each about two graphs in one text; {n} thoughts\n")
-    print(f"{'answered from':<40} first question  second question")
+    others, rows = [own[i ^ 1] for i in range(len(own))], []
     for name, given in {"its own": own, "both questions'": summed, "the other question's": others}.items():
-        solved = solve(model, prompts, cfg, tok, most_tokens(problems, cfg), given=given)
-        answers = [task.read_answer(text) for text, *_ in solved]
-        right = [task.is_right(answer, right_answer(p, task)) for p, answer in zip(problems, answers)]
-        first, second = (sum(half) / len(half) for half in (right[::2], right[1::2]))
-        print(f"{name + ' thoughts':<40} {first:14.1%}  {second:15.1%}")
+        right = [answer.right for answer in asked.answer([n] * len(raw), given)]
+        row = {"answered from": f"{name} thoughts"}
+        for which, half in (("first question", right[::2]), ("second question", right[1::2])):
+            row[which] = percent(fmean(half), len(half))
+        rows.append(row)
+    table(f"{len(raw) // 2:,} pairs of questions, each about two graphs in one text; {n} thoughts", rows)
 
 
 if __name__ == "__main__":

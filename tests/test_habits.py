@@ -12,6 +12,8 @@ import os
 import random
 import re
 import shutil
+import subprocess
+import sys
 
 import pytest
 import tiktoken
@@ -163,7 +165,8 @@ def test_scripts_run_from_anywhere(tmp_path):
 
 UPSTAIRS = [
     "tasks.prepare_addition", "tasks.prepare_arithmetic", "tasks.prepare_family", "tasks.prepare_prontoqa",
-    "pretrained.export", "lab.analyze", "lab.explore", "lab.plot", "lab.runs", "lab.superpose", "speed.bench",
+    "pretrained.export", "lab.analyze", "lab.compare", "lab.explore", "lab.plot", "lab.runs", "lab.superpose",
+    "speed.bench", "speed.quarter_hour",
 ]  # fmt: skip
 
 
@@ -353,6 +356,12 @@ def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, mon
     line = f"own/test.json: 32 problems, {known} of whose questions are in train.json, too; all of their words are"
     assert test == line
     assert known >= 2
+    with open("own/test.json", "w") as f:
+        json.dump(train_problems[:30], f)
+    start_run(flags).lock.close()
+    _, test, *_ = capsys.readouterr().out.splitlines()
+    assert test.startswith("WARNING: own/test.json: 30 problems, 30 of whose questions are")
+    assert "only tests what was learned by heart" in test
     start_run([*flags, "--tokenizer=chars", "--block_size=200"]).lock.close()
     valid, test, *_ = capsys.readouterr().out.splitlines()
     assert valid.endswith(f"{n_new} have characters that are not, such as 'Y', 'Z'")
@@ -526,6 +535,30 @@ def test_an_analysis_that_could_not_be_written_is_not_made(in_trained, capsys, m
     with pytest.raises(ZeroDivisionError):
         analyze.main(["out/run", "--count=4", "--out=a.json"])
     assert json.load(open("a.json"))["problems"] == 4
+
+
+@only_with("lab/analyze.py", "lab/explore.py", "lab/plot.py")
+def test_what_is_written_anew_is_whole_or_the_old_one(in_trained, capsys):
+    """Catches half a file in the place of a whole one, and a full disk that is not said to be that of this file."""
+    from lab import plot
+
+    shutil.copytree("out/run", "out/full")
+    for script, name in (("analyze", "analysis.json"), ("explore", "explore.html"), ("plot", "training.png")):
+        if script == "plot":
+            pytest.importorskip("matplotlib")
+            plot.main(["out/full"])
+        else:
+            assert command(".", f"lab.{script}", "out/full", "--count=9", "--device=cpu").returncode == 0
+        with open(f"out/full/{name}", "rb") as f:
+            before = f.read()
+        limited = f"ulimit -f 4; exec {sys.executable} -m lab.{script} out/full"
+        env = {**os.environ, "PYTHONPATH": HERE}
+        done = subprocess.run(["bash", "-c", limited], env=env, capture_output=True, text=True, timeout=100)
+        assert done.returncode == 2 and len(before) > 4096, done.stderr
+        assert f"error: out/full/{name}: cannot be written: File too large\n" in done.stderr
+        with open(f"out/full/{name}", "rb") as f:
+            assert f.read() == before
+        assert not [file for file in os.listdir("out/full") if file.endswith(".tmp")]
 
 
 @only_with("lab/analyze.py")

@@ -25,7 +25,7 @@ from checkpoint import load_checkpoint
 from config import UserError
 from curriculum import make_prompt, make_task
 from evaluate import solve
-from lab import analyze, explore
+from lab import explore, questions
 from model import GPT, GPTConfig
 from pretrained.llama import Llama, LlamaConfig
 from tasks import graphs, prepare_addition
@@ -103,10 +103,12 @@ def test_attention_is_the_models_own(n_kv_head):
 def test_where_a_thought_looks(in_runs):
     """Catches the attention of another position, layer or pass, and a model that stays changed: against one pass."""
     for run in ("hops", "pause"):
-        model, cfg, tok, _ = load_checkpoint(f"out/{run}/best.pt")
-        problem = data.encode(data.load_json("data/hops/test.json")[:1], cfg, tok)[0]
-        found = explore.looks(model, problem.question, 2, make_task(cfg, tok))
-        assert not any("attend" in vars(module) for module in model.modules())
+        model, cfg, tok, saved = load_checkpoint(f"out/{run}/best.pt")
+        raw = data.load_json("data/hops/test.json")[:1]
+        asked = questions.Questions(model, make_task(cfg, tok), raw, "test.json", saved["stage"])
+        (problem,) = asked.problems
+        found = explore.looks(asked, problem)
+        assert not any("attend" in vars(module) for module in model.modules()) and asked.most == 2
         prefix, n, eot = make_prompt(problem.question, 2, cfg, tok)
         fed, *_ = model.think(torch.tensor([prefix]), torch.tensor([len(prefix)]), n, torch.tensor([eot]).long())
         x = torch.cat((model.embed(torch.tensor([prefix])), fed), 1)  # all that is read, at once
@@ -144,7 +146,7 @@ def test_the_page_says_what_the_model_does(run, in_runs):
             if "value" in seen:
                 prompt = make_prompt(problem.question, n, cfg, tok)
                 prompt = prompt._replace(eot=[]) if run == "sets" else prompt
-                (value,) = analyze.node_values(model, [prompt], [graphs.graph_of(p)], task)
+                (value,) = questions.node_values(model, [prompt], [graphs.graph_of(p)], task)
                 assert seen["value"] == pytest.approx(value, abs=6e-4)
         own = question["instead"][0] if question["instead"] else {"writes": seen["writes"]}
         assert own["writes"] == seen["writes"], "its own thoughts, given, change nothing"
@@ -320,6 +322,32 @@ def test_the_slider_shows_each_thought(run, in_runs, browser):
 
 
 @needs_browser
+@pytest.mark.parametrize("run", KINDS)
+def test_the_page_says_how_the_model_was_trained(run, in_runs, browser):
+    """Catches "Nobody has said what a thought should look like" of thoughts that were told, and thoughts of a model
+    that has none."""
+    browser.open(f"out/{run}/explore.html")
+    text = browser.js("document.body.textContent")
+    thinks = browser.js("document.getElementById('about-thoughts').hidden") is False
+    assert thinks == (run in ("hops", "sums", "sets")) != ("a model that does not think" in browser.text("#title"))
+    said = browser.js("document.getElementById('told').textContent")
+    assert said.startswith("In training" if run == "sets" else "Nobody has said") or not thinks
+    assert ("keys and values" in text.split("data.thing")[0]) == (run == "pause")
+    assert browser.js("document.getElementById('about-others').hidden") == (run == "cot")
+
+
+@needs_browser
+def test_further_losses_are_named(in_runs, browser):
+    """Catches a page that knows of the losses of one method only."""
+    page, html = page_of("hops")
+    with open("out/hops/losses.html", "w") as f:
+        f.write(explore.write(page | {"losses": ["decoder", "teacher"]}))
+    browser.open("out/hops/losses.html")
+    told = browser.js("document.getElementById('told').textContent")
+    assert told == "Besides what is written, training had a say in thoughts by: decoder, teacher."
+
+
+@needs_browser
 def test_questions_attention_and_links(in_runs, browser):
     """Catches keys that do nothing, shading that is not the attention, and a link that opens another question."""
     browser.open("out/hops/explore.html", fragment="#question=3&thoughts=1&view=2")
@@ -340,7 +368,7 @@ def test_questions_attention_and_links(in_runs, browser):
     browser.js("document.getElementById('next').click()")
     assert browser.text("#which") == "Question 4 of 6"
     rows = browser.js("[...document.querySelectorAll('#instead tr')].map(row => row.cells[0].textContent)")
-    assert rows == [other["thoughts"] for other in page["questions"][0]["instead"]] and len(rows) == 5
+    assert rows == [other["thoughts"] for other in page["questions"][0]["instead"]] and len(rows) == 6
     assert not browser.errors
 
 
