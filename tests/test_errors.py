@@ -34,16 +34,15 @@ def splits(folder, *problems):
         (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
         (["--data_dir=good", "--feedback=lst"], ["feedback", "'lst'", "last"]),
         *[
-            (["--data_dir=good", f"--feedback={name}"], [name, "these numbers do not belong to"])
-            for name in (
-                "layer:1.5",
-                "layer:nan",
-                "layer:inf",
-                "suppressed:3",
-                "soft:0",
-                "soft:1:0",
-                "last:1",
-                "soft:-1",
+            (["--data_dir=good", f"--feedback={name}"], [f"feedback = '{name}'", said])
+            for name, said in (
+                ("layer:1.5", "h_0 to h_2"),
+                ("layer:nan", "expected a number"),
+                ("layer:inf", "h_0 to h_2"),
+                ("soft:0", "temperature = 0, expected a number from 0.001 to 1000"),
+                ("soft:1:0", "top_p = 0, expected a number from 0.001 to 1"),
+                ("last:1", "last takes no numbers"),
+                ("last+soft:-1", "temperature = -1, expected a number from 0.001"),
             )
         ],
         (["--data_dir=good", "--feedback=layer:-4"], ["layer:-4", "h_0 to h_2"]),
