@@ -170,10 +170,10 @@ class GPT(nn.Module):
         path = find_weights(source)
         config = read_config(os.path.join(os.path.dirname(path), "config.json"))
         tensors = {name.removeprefix("transformer."): t for name, t in read_safetensors(path).items()}
+        tensors = {name: t for name, t in tensors.items() if not re.search(r"\.attn\.(masked_)?bias$", name)}
         head = tensors.pop("lm_head.weight", None)
-        if head is not None and not torch.equal(head, tensors.get("wte.weight", head[:0])):
+        if head is not None and not torch.equal(head, tensors.get("wte.weight", head)):
             raise ValueError(f"{path}: lm_head.weight differs from wte.weight, but a GPT-2's head is tied")
-        tensors = {name: t for name, t in tensors.items() if not re.fullmatch(r"h\.\d+\.attn\.(masked_)?bias", name)}
         return cls.from_tensors(tensors, config.get("n_head"), path, dropout)
 
     @classmethod
@@ -186,7 +186,9 @@ class GPT(nn.Module):
             raise ValueError(f"{source}: not the weights of a GPT-2: no wte.weight and wpe.weight in it")
         (vocab_size, n_embd), block_size = tensors["wte.weight"].shape, len(tensors["wpe.weight"])
         n_layer = len({name.split(".")[1] for name in tensors if name.startswith("h.")})
-        n_head = n_head or {(layers, width): heads for layers, heads, width in SIZES.values()}.get((n_layer, n_embd))
+        for layers, heads, width in SIZES.values():
+            if n_head is None and (layers, width) == (n_layer, n_embd):
+                n_head = heads
         if type(n_head) is not int or n_head < 1 or n_embd % n_head:
             raise ValueError(f"{source}: n_head is {n_head}; a config.json beside it should say how many heads it has")
         with torch.device("meta"):  # shapes only: the values come from the file
@@ -197,14 +199,10 @@ class GPT(nn.Module):
 
 def fill(model, tensors, error):
     """A model that has shapes only, with the weights {name: tensor}. ValueError(error: ...) unless they are its own."""
-    own = model.state_dict()
-    wrong = [f"no {name}" for name in own.keys() - tensors] + [f"unknown {name}" for name in tensors.keys() - own]
-    for name in own.keys() & tensors:
-        if tensors[name].shape != own[name].shape:
-            wrong.append(f"{name} is {[*tensors[name].shape]}, expected {[*own[name].shape]}")
-    if wrong:
-        raise ValueError(f"{error}: {', '.join(sorted(wrong)[:5])}")
-    model.load_state_dict({name: t.float().contiguous() for name, t in tensors.items()}, assign=True)
+    try:
+        model.load_state_dict({name: t.float().contiguous() for name, t in tensors.items()}, assign=True)
+    except RuntimeError as e:
+        raise ValueError(f"{error}: {' '.join(str(e).split())[:300]}") from None
     return model
 
 
@@ -268,31 +266,24 @@ def read_safetensors(path):
     tensors, end = {}, 0
     try:
         with open(path, "rb") as f:
-            length, size = int.from_bytes(f.read(8), "little"), os.path.getsize(path)
-            if length > min(size - 8, 100_000_000):
-                raise ValueError(f"a header of {length} bytes in a file of {size}")
-            header = json.loads(f.read(length), object_pairs_hook=without_duplicates)
+            length = int.from_bytes(f.read(8), "little")
+            size = os.path.getsize(path) - 8 - length  # of the tensors' bytes
+            if size < 0:
+                raise ValueError(f"a header of {length} bytes is more than the file has")
+            header = json.loads(f.read(length))
             header.pop("__metadata__", None)
             for name, info in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-                if info["dtype"] not in DTYPES:
-                    raise ValueError(f"{name} has the dtype {info['dtype']!r}, expected {' or '.join(DTYPES)}")
-                (start, stop), dtype, shape = info["data_offsets"], DTYPES[info["dtype"]], info["shape"]
-                if not all(type(n) is int and n >= 0 for n in shape):
-                    raise ValueError(f"{name} has the shape {shape}")
-                if start != end or stop - start != math.prod(shape) * dtype.itemsize or stop > size - 8 - length:
-                    raise ValueError(f"{name} should be at bytes {end} to ..., but is at {start} to {stop}")
-                data, end = bytearray(f.read(stop - start)), stop
-                flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-                tensors[name] = flat.view(shape)
-        if end != size - 8 - length:
-            raise ValueError(f"the tensors take {end} bytes of {size - 8 - length}")
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+                dtype, shape = info["dtype"], info["shape"]
+                if dtype not in DTYPES:
+                    raise ValueError(f"{name} has the dtype {dtype!r}, expected {' or '.join(DTYPES)}")
+                n_bytes = torch.empty(shape, dtype=DTYPES[dtype], device="meta").nbytes
+                if info["data_offsets"] != [end, end + n_bytes] or end + n_bytes > size:
+                    raise ValueError(f"{name} should be at bytes {end} to {end + n_bytes} of {size}")
+                data = bytearray(f.read(n_bytes))
+                flat = torch.frombuffer(data, dtype=DTYPES[dtype]) if data else torch.empty(0, dtype=DTYPES[dtype])
+                tensors[name], end = flat.view(shape), end + n_bytes
+        if end != size:
+            raise ValueError(f"the tensors take {end} bytes of {size}")
+    except (ValueError, KeyError, TypeError, AttributeError, RuntimeError) as e:
         raise ValueError(f"{path}: not a sound safetensors file: {type(e).__name__}: {str(e)[:150]}") from None
     return tensors
-
-
-def without_duplicates(pairs):
-    """A JSON object as a dict; ValueError if a name stands in it twice."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a name stands twice in the header")
-    return dict(pairs)

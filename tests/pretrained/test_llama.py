@@ -372,10 +372,10 @@ def test_a_model_from_the_hub(tmp_path, monkeypatch):
         ({"hidden_size": None}, "hidden_size is None, expected"),
         ({"rms_norm_eps": 0}, "rms_norm_eps is 0, expected a number above 0"),
         ({"num_key_value_heads": 3}, "n_head=4 is not a multiple of n_kv_head=3"),
-        ({"num_hidden_layers": 2}, "unknown layers.2.input_layernorm.weight.*in the file: model.embed_tokens"),
-        ({"tie_word_embeddings": False}, "no lm_head.weight"),
-        ({"vocab_size": 62}, r"embed_tokens.weight is \[61, 24\]"),
-        ({"head_dim": 8}, r"self_attn.q_proj.weight is \[24, 24\]"),
+        ({"num_hidden_layers": 2}, "Unexpected key.*layers.2.input_layernorm.weight.*in the file: model.embed_tokens"),
+        ({"tie_word_embeddings": False}, "Missing key.*lm_head.weight"),
+        ({"vocab_size": 62}, "size mismatch for embed_tokens.weight"),
+        ({"head_dim": 8}, "size mismatch for .*self_attn.q_proj.weight"),
     ],
 )
 def test_what_is_not_supported_is_said(change, message, tmp_path):

@@ -139,7 +139,7 @@ def test_heads_follow_from_openais_sizes(tmp_path):
         state |= {f"h.{i}.ln_1.weight": torch.zeros(1) for i in range(layers)}
         torch.save(state, tmp_path / "model.pt")
         with pytest.raises(
-            UserError, match=r"h.0.ln_1.weight is \[1\]"
+            UserError, match=r"Missing key.*h.0.ln_1.bias"
         ):  # so far it got: the number of heads was known
             read_gpt2(str(tmp_path / "model.pt"))
         assert width // heads == 64
@@ -162,18 +162,19 @@ def test_other_tensors_are_refused_by_name(tmp_path):
         assert str(tmp_path) in str(e.value)
         return str(e.value)
 
-    assert "no h.1.mlp.c_fc.bias" in load(lambda state: state.pop("h.1.mlp.c_fc.bias"))
-    assert "unknown h.0.attn.rotary" in load(lambda state: state.update({"h.0.attn.rotary": torch.ones(2)}))
-    assert "ln_f.bias is [9]" in load(lambda state: state.update({"ln_f.bias": torch.ones(9)}))
+    assert 'Missing key(s) in state_dict: "h.1.mlp.c_fc.bias"' in load(lambda state: state.pop("h.1.mlp.c_fc.bias"))
+    assert 'Unexpected key(s) in state_dict: "h.0.attn.rotary"' in load(
+        lambda state: state.update({"h.0.attn.rotary": torch.ones(2)})
+    )
+    assert "size mismatch for ln_f.bias" in load(lambda state: state.update({"ln_f.bias": torch.ones(9)}))
     assert "lm_head.weight differs" in load(lambda state: state.update({"lm_head.weight": torch.ones(61, 8)}))
     text = load(lambda state: state.pop("wpe.weight"))
     assert "expected one wpe.weight, found 0" in text and "h.0.attn.c_attn.weight [8, 24], " in text
     assert "a matrix wte.weight" in load(lambda state: state.pop("wte.weight"))
     assert "a matrix wte.weight" in load(lambda state: state.update({"wte.weight": torch.ones(0, 8)}))
     assert "wpe.weight, found 2 behind , a.;" in load(lambda state: state.update({"a.wpe.weight": torch.ones(2, 2)}))
-    assert "c_fc.weight is [31, 8], expected [32, 8]" in load(
-        lambda state: state.update({"h.1.mlp.c_fc.weight": torch.ones(8, 31)})
-    )
+    text = load(lambda state: state.update({"h.1.mlp.c_fc.weight": torch.ones(8, 31)}))
+    assert "mismatch for h.1.mlp.c_fc.weight" in text and "[31, 8]" in text and "[32, 8]" in text
 
 
 def test_other_architectures_are_refused(tmp_path):
@@ -303,7 +304,7 @@ def test_a_checkpoint_of_nanogpt(bias, tmp_path, capsys):
     if not bias:  # without its word for it, the biases may as well have been lost
         torch.save(state, tmp_path / "ckpt.pt")
         json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
-        with pytest.raises(UserError, match="no h.0.attn.c_attn.bias, .*in the file: _orig_mod.transformer.wte"):
+        with pytest.raises(UserError, match="Missing .*h.0.attn.c_attn.bias.*in the file: _orig_mod.transformer.wte"):
             read_gpt2(str(tmp_path / "ckpt.pt"))
 
 
