@@ -37,16 +37,6 @@ class Thinking(NamedTuple):
         """(B, N+1, C): of the last layer, from which the head predicts."""
         return self.layers[-1]
 
-    def before(self, place):
-        """The states, of each layer, (B, C), that predict suffix[:, place], for place (B,) int64."""
-        row = torch.arange(len(place), device=self.n.device)
-        place = place.to(self.n.device, non_blocking=True)
-        found = []
-        for layer, after in zip(self.layers, self.after):
-            own = layer[row, self.n][:, None]  # (B, 1, C): at the row's last thought, or the end of its prefix
-            found.append(torch.cat((own, after), 1)[row, place])
-        return found
-
 
 class Coconut(nn.Module):
     """A base model that can think and write."""
@@ -153,28 +143,27 @@ class Coconut(nn.Module):
         return logits, F.cross_entropy(logits, labels[scored], reduction="sum")
 
     @torch.no_grad()
-    def generate(self, prefix, prefix_len, n, suffix=None, max_new_tokens=64, temperature=0.0, top_k=None, eos=None,
-                 return_thoughts=False, given=None):  # fmt: skip
-        """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write.
+    def generate(self, prefix, prefix_len, n, suffix=None, max_new_tokens=64, return_thoughts=False, given=None, **how):
+        """Read the prefix, think, read the suffix (B, S) if there is one (such as <eot>), and write, as `write` says.
 
-        temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
-        drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
-        when block_size is reached. Returns tokens (B, <= max_new_tokens) int64 with eos (0 if eos is None) in the
-        places after a row's end; with return_thoughts also what each row has thought, a list of (n_b, C). given: as in
-        think.
+        Returns tokens (B, <= max_new_tokens) int64; with return_thoughts also what each row has thought, a list of
+        (n_b, C). given: as in think.
         """
-        suffix = prefix[:, :0] if suffix is None else suffix
-        thinking = self.think(prefix, prefix_len, n, suffix, given=given)
-        tokens = self.write(thinking, max_new_tokens, temperature, top_k, eos)
+        thinking = self.think(prefix, prefix_len, n, prefix[:, :0] if suffix is None else suffix, given=given)
+        tokens = self.write(thinking, max_new_tokens, **how)
         if not return_thoughts:
             return tokens
         return tokens, [thoughts[:n] for thoughts, n in zip(thinking.fed, thinking.n.tolist())]
 
     def write(self, thinking, max_new_tokens, temperature=0.0, top_k=None, eos=None):
-        """The tokens that generate returns, after what has been thought."""
+        """The tokens that follow what has been thought, (B, <= max_new_tokens) int64.
+
+        temperature 0 takes the likeliest token, and each row is then independent of the others; above 0 tokens are
+        drawn from softmax(logits / temperature), from the top_k likeliest if given. A row ends with the token eos, or
+        when block_size is reached; in the places after its end stands eos (0 if eos is None).
+        """
         past, h = thinking.past, thinking.predicting[:, -1]  # h (B, C)
-        filler = 0 if eos is None else eos
-        tokens = torch.full((len(h), max_new_tokens), filler, device=h.device)
+        tokens = torch.full((len(h), max_new_tokens), eos or 0, device=h.device)
         writing = torch.arange(len(h), device=h.device)  # the rows that have not ended
         for i in range(max_new_tokens):
             token = choose(self.head(h), temperature, top_k)  # (B',) of the rows that are left

@@ -394,18 +394,6 @@ def test_going_on_from_a_past_is_like_reading_it_all(tiny):
     assert_same_gradients(model, loss, expected)
 
 
-def test_states_before_a_place_of_the_suffix(tiny):
-    """Catches a place that is off by one, or counted from the longest row's last thought."""
-    model, rows = tiny(), some_rows(seed=5, size=6)
-    places = [i % len(row.suffix) for i, row in enumerate(rows)]
-    found = model.think(*batch(rows)[:4]).before(torch.tensor(places))
-    assert len(found) == 3
-    for i, (row, place) in enumerate(zip(rows, places)):
-        x = torch.cat((embeddings(model)[row.prefix], naive_row(model, *row[:3])[1], embeddings(model)[row.suffix]))
-        for layer, states in zip(found, naive_states(model, x)):
-            assert_close(layer[i], states[len(row.prefix) + row.n + place - 1], 1e-10)
-
-
 def naive_top(p, share):
     """The likeliest tokens that have `share` of the probability together, renormalised; p (V,)."""
     kept, total = torch.zeros_like(p), 0.0

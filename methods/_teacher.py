@@ -2,6 +2,7 @@
 What CODI and PCCoT share: the same model also writes the steps, and its states before the answer are the example.
 """
 
+import torch
 from torch.nn import functional as F
 
 import curriculum
@@ -26,6 +27,17 @@ def change_row(row, problem, stage, cfg, tok, rng=None):
     return row._replace(extra=row.extra | {"answer": len(row.suffix) - from_end, "teacher": teacher})
 
 
+def before(thinking, place):
+    """The states, of each layer, (B, C), that predict suffix[:, place] after a Thinking; place (B,) int64."""
+    row = torch.arange(len(place), device=thinking.n.device)
+    place = place.to(thinking.n.device, non_blocking=True)
+    found = []
+    for layer, after in zip(thinking.layers, thinking.after):
+        own = layer[row, thinking.n][:, None]  # (B, 1, C): at the row's last thought, or the end of its prefix
+        found.append(torch.cat((own, after), 1)[row, place])
+    return found
+
+
 class Objective(curriculum.Objective):
     """Losses: what is written, what the teacher writes, and how far the states before the answer are from its."""
 
@@ -47,7 +59,7 @@ class Objective(curriculum.Objective):
             return super().losses(thinking, batch)
         teacher = batch.extra["teacher"]._replace(past=batch.past)
         taught = self.think(teacher)
-        own, example = thinking.before(batch.extra["answer"]), taught.before(teacher.extra["answer"])
+        own, example = before(thinking, batch.extra["answer"]), before(taught, teacher.extra["answer"])
         losses = {"teacher": self.model.ce(taught, teacher.labels)[1], "distance": self.distance(own, example)}
         return super().losses(thinking, batch) | losses
 

@@ -9,8 +9,9 @@ from torch.nn import functional as F
 import curriculum
 import data
 from curriculum import Row, config_class
+from methods import _teacher
 from tasks.graphs import without
-from test_latent import assert_close, assert_same_gradients, embeddings, naive_row, naive_states
+from test_latent import assert_close, assert_same_gradients, batch, embeddings, naive_row, naive_states, some_rows
 from tokenizer import make_tokenizer
 
 ROWS = [
@@ -31,6 +32,18 @@ def naive_distance(states, example, row):
         far = (own - its).abs()
         found.append(torch.where(far < 1, far**2 / 2, far - 0.5).mean() / its.var().sqrt())
     return found
+
+
+def test_states_before_a_place_of_the_suffix(tiny):
+    """Catches a place that is off by one, or counted from the longest row's last thought."""
+    model, rows = tiny("codi").model, some_rows(seed=5, size=6)
+    places = [i % len(row.suffix) for i, row in enumerate(rows)]
+    found = _teacher.before(model.think(*batch(rows)[:4]), torch.tensor(places))
+    assert len(found) == 3
+    for i, (row, place) in enumerate(zip(rows, places)):
+        x = torch.cat((embeddings(model)[row.prefix], naive_row(model, *row[:3])[1], embeddings(model)[row.suffix]))
+        for layer, states in zip(found, naive_states(model, x)):
+            assert_close(layer[i], states[len(row.prefix) + row.n + place - 1], 1e-10)
 
 
 def test_the_teacher_and_the_distance_to_it(tiny):
