@@ -4,7 +4,7 @@ data_dir = "data/gsm8k"
 out_dir = "out/gsm8k_simcot"
 init_from = "gpt2"
 tokenizer = "gpt2"
-method = "simcot"  # losses: ce, and with a weight of 1 the decoder's, a second GPT-2 (--decoder=head: without it)
+method = "simcot"  # losses: ce, and with a weight of 1 the decoder's, a second GPT-2
 
 c_thought = 2
 max_latent_stage = 5  # five groups of two thoughts; the last one stands for all steps that are left

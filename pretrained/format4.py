@@ -55,8 +55,6 @@ def new_method(old):
     names, own = [old.get("method", "coconut")], {}
     if names[0] in ("codi", "pccot"):
         own["teacher_writes"] = old["teacher_writes"]
-    if names[0] == "simcot":
-        own["decoder"] = old["decoder"]
     if old.get("passes"):
         own["passes"] = old["passes"]
         if names[0] not in ("pccot", "lotus"):

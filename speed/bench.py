@@ -69,7 +69,6 @@ TRAINING = {  # {part: {name: settings}}; ratios are those to the first one
         "codi": {"method": "codi"},
         "pccot": {"method": "pccot"},
         "lotus": {"method": "lotus"},
-        "simcot_head": {"method": "simcot", "decoder": "head"},
     },
 }  # fmt: skip
 

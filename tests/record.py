@@ -332,7 +332,6 @@ import curriculum  # noqa: E402
 import data  # noqa: E402
 from config import UserError, parse  # noqa: E402
 from evaluate import evaluate  # noqa: E402
-from methods._hits import hits  # noqa: E402
 from pretrained.format4 import GONE, ONLY_LLAMA, new_method  # noqa: E402
 from tokenizer import EOS, make_tokenizer  # noqa: E402
 
@@ -357,11 +356,8 @@ def rename(name, cfg):
 
 def old_name(loss, objective):
     """What a loss was called."""
-    cfg = objective.task.cfg
     if loss == "distance":
         return "distance_layers" if objective.first_layer == 1 else "distance"
-    if loss == "decoder":
-        return "thoughts" if cfg.decoder == "head" else "decoder"
     return {"sets": "thoughts", "step_tokens": "thoughts"}.get(loss, loss)
 
 
@@ -370,9 +366,9 @@ def translate(old):
     method, own = new_method(old)
     names, weights = method.split("+"), dict(text.partition(":")[::2] for text in old["losses"])
     tells = old["thought_targets"] == "tokens" and "sets" not in names and "lotus" not in names
-    if "simcot" in names and old["decoder"] == "head" and tells:  # is told all tokens: then it is coconut+sets
+    if "simcot" in names and old["decoder"] == "head":  # it is coconut+sets
         names, weights = ["coconut", "sets"], {"sets": ""}
-        own = {"thought_targets": "tokens"}
+        own = {"thought_targets": "tokens" if tells else "steps"}
     if "simcot" in names and old["method"] == "simcot" and old["thought_targets"] and old["decoder"] == "model":
         names.append("sets")
         own |= {"thought_targets": old["thought_targets"]}
@@ -501,8 +497,6 @@ def neutral(row, setup):
         found["targets"] = [None if not t else [] if t == [-2] else t for t in extra["targets"]]
     if "tokens" in extra and (setup.old["thought_targets"] or setup.old["method"] == "lotus"):
         found["targets"] = [None] + [None if t < 0 else [t] for t in extra["tokens"]]
-    if "first" in extra:
-        found["targets"] = [None if t < 0 else [t] for t in extra["first"]]
     if extra.get("rounds", -1) >= 0:
         found["given"] = extra["rounds"]
     if "answer" in extra:
@@ -607,10 +601,8 @@ def evaluation(setup, objective, n_problems, stage):
     objective.model.may_stop = stops(setup) is not None
     found = evaluate(objective.model, problems, stage, cfg, setup.tok)
     objective.train()
-    if not setup.old["thought_targets"]:
+    if not setup.old["thought_targets"] and setup.old["decoder"] != "head":
         found = {name: value for name, value in found.items() if not name.startswith("thought_")}
-    if getattr(cfg, "decoder", "") == "head":
-        found |= hits(objective.model, problems, stage, cfg, setup.tok, lambda b: b.extra["first"][..., None], first=0)
     numbers = cfg if cfg.task else curriculum.change(cfg, task="numbers")
     found["number_accuracy"] = evaluate(objective.model, problems, stage, numbers, setup.tok)["accuracy"]
     return {name: value for name, value in found.items() if name != "thought_norm"}  # which is computed in float32
@@ -646,7 +638,7 @@ def as_it_was(said, method):
     if method:
         losses = [text for text in old["losses"] if text.partition(":")[0] not in ("thoughts", "members")]
         old = old | {"thought_targets": "", "stop": "", "losses": losses}
-    gone = GONE - {"stop", "losses", "names", "questions", "teacher_writes", "decoder", "passes", "thought_targets",
+    gone = GONE - {"stop", "losses", "names", "questions", "teacher_writes", "passes", "thought_targets",
                    "teacher_forcing", "rounds"}  # fmt: skip
     kept = {name: value for name, value in old.items() if name not in gone and name not in ONLY_LLAMA}
     tells = "lotus" if old["method"] == "lotus" else "sets" if old["thought_targets"] else ""
@@ -668,7 +660,7 @@ def as_it_was(said, method):
 
 OWN_LOSSES = {"simcot": ["decoder"], "codi": ["teacher", "distance"], "pccot": ["teacher", "distance"],
               "lotus": ["thoughts:0.05"]}  # fmt: skip
-OWNERS = {"decoder": {"simcot"}, "teacher_writes": {"codi", "pccot"}, "passes": {"pccot", "lotus"},
+OWNERS = {"teacher_writes": {"codi", "pccot"}, "passes": {"pccot", "lotus"},
           "thought_targets": {"sets"}, "teacher_forcing": {"sets"}, "rounds": {"sets"},
           "names": {"graphs"}, "questions": {"graphs"}}  # fmt: skip
 

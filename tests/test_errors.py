@@ -74,7 +74,7 @@ def splits(folder, *problems):
             marks=only_with("methods/sets.py"),
         ),
         (["--passes=3"], ["there is no setting 'passes'"]),
-        (["--method=coconut", "--decoder=head"], ["there is no setting 'decoder'"]),
+        (["--method=coconut", "--passes=3"], ["there is no setting 'passes'"]),
         (["--names=[a-z]"], ["there is no setting 'names'"]),
         (["--head_dim=8"], ["there is no setting 'head_dim'"]),
         pytest.param(
@@ -259,14 +259,14 @@ def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
     for path, text in splits("data", PROBLEM).items():
         os.makedirs("data", exist_ok=True)
         open(path, "w").write(text)
-    open("one.py", "w").write('method = "simcot"\ndecoder = "head"\nlosses = ("ce:2", "decoder:3")\n')
+    open("one.py", "w").write('method = "codi"\nteacher_writes = "all"\nlosses = ("ce:2", "distance:3")\n')
 
     def left_out(*argv):
         return leave_out(parse(config_class, argv, "", takes_file=True)).left_out
 
-    assert left_out("one.py", "--method=no_cot") == ["decoder='head'", "the loss decoder:3"]
-    assert left_out("one.py", "--method=coconut", "--losses=ce:2") == ["decoder='head'"]
-    assert left_out("one.py", "--method=simcot+seq_vcr") == left_out("one.py", "--method=cot", "--method=simcot") == []
+    assert left_out("one.py", "--method=no_cot") == ["teacher_writes='all'", "the loss distance:3"]
+    assert left_out("one.py", "--method=coconut", "--losses=ce:2") == ["teacher_writes='all'"]
+    assert left_out("one.py", "--method=codi+seq_vcr") == left_out("one.py", "--method=cot", "--method=codi") == []
     open("wrong.py", "w").write('method = "simcot"\nteacher_writes = "all"\n')  # codi's: an error, and not left out
     with pytest.raises(UserError, match="wrong.py, line 2: there is no setting 'teacher_writes'"):
         left_out("wrong.py", "--method=no_cot")

@@ -37,7 +37,6 @@ EVERYTHING = [
     "--method=coconut+seq_vcr",
     "--method=coconut+back",
     "--method=coconut+sets",
-    "--method=simcot --decoder=head",
     "--method=pccot --passes=2 --feedback=last+vector",
     "--method=coconut+cut --backprop_thoughts=1",
     "--speed=recompute",

@@ -63,21 +63,6 @@ def test_nothing_to_write_is_a_zero_with_a_gradient(tiny):
         total.backward()
 
 
-def test_the_head_says_the_first_token_of_each_step(tiny):
-    """Catches a state off by one where the model's own head decodes, and a decoder that is there all the same."""
-    objective, expected = tiny("simcot", decoder="head"), 0
-    rows = [row._replace(extra={"first": [5 if i % 2 == 0 else -1 for i in range(row.n + 1)]}) for row in ROWS]
-    for row in rows:
-        for i in range(0, row.n + 1, 2):
-            logits = naive_row(objective.model, row.prefix, i, [])[0][-1:]
-            expected = expected + F.cross_entropy(logits, torch.tensor([5]))
-    batch = data.collate(rows)
-    total = objective(batch)["decoder"]
-    assert objective.counts(batch)["decoder"] == 3 + 1 + 4 and not objective.own_state()
-    assert_close(total, expected, 1e-10)
-    assert_same_gradients(objective.model, total, expected)
-
-
 def test_its_losses_in_bfloat16(tiny):
     """Catches a sum, a logarithm or a difference of large numbers in bfloat16, whose last digit is a 128th."""
     objective, batch = tiny("simcot", dtype=torch.float32), data.collate(ROWS)
@@ -110,14 +95,6 @@ def test_what_groups_of_thoughts_stand_for(settings, stage, expected):
     assert row.n == 2 * len(expected)
 
 
-@pytest.mark.parametrize("stage, expected", [(0, "c"), (1, "c-d"), (2, "c-d-f"), (3, "c-d--")])
-def test_what_the_head_should_say(stage, expected):
-    """Catches a step that no thought stands for, asked of a state that has the answer to say."""
-    cfg, tok, problem = words(method="simcot", c_thought=2, decoder="head")
-    first = curriculum.row_for(problem, stage, cfg, tok).extra["first"]
-    assert "".join("-" if token < 0 else tok.decode([token]).strip() for token in first) == expected
-
-
 def test_a_step_too_long_for_its_decoder_is_one_line():
     """Catches positions that run out in the middle of training: a merged step and its thoughts are read alone."""
     cfg, tok, problem = words(method="simcot", block_size=5, max_latent_stage=1, c_thought=2)
@@ -126,7 +103,7 @@ def test_a_step_too_long_for_its_decoder_is_one_line():
         curriculum.row_for(problem, 2, cfg, tok)
 
 
-@pytest.mark.parametrize("more", [[], ["--c_thought=2"], ["--decoder=head"], ["--losses=decoder:0.5,ce:2"]])
+@pytest.mark.parametrize("more", [[], ["--c_thought=2"], ["--losses=decoder:0.5,ce:2"]])
 def test_it_is_trained_resumed_evaluated_and_sampled(more, tmp_path, monkeypatch, capsys):
     run, said = live("simcot", tmp_path, monkeypatch, capsys, *more)
     assert "thought 3" in said
@@ -134,5 +111,5 @@ def test_it_is_trained_resumed_evaluated_and_sampled(more, tmp_path, monkeypatch
     assert best["model"].keys() == last["model"].keys() == run.model.state_dict().keys()
     assert "objective" not in best, "the decoder is not used any more"
     decoder = {name.removeprefix("decoder."): value for name, value in last["objective"].items()}
-    assert len(decoder) == (0 if more == ["--decoder=head"] else len(list(run.model.base.parameters())))
+    assert len(decoder) == len(list(run.model.base.parameters()))
     assert not any(torch.equal(value, last["model"][f"base.{name}"]) for name, value in decoder.items())

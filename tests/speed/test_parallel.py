@@ -69,7 +69,6 @@ CASES = {
     "pccot": "--method=pccot",
     "lotus": "--method=lotus",
     "simcot": "--method=simcot",
-    "simcot_head": "--method=simcot --decoder=head",
     "stop": "--method=coconut+stop",
     "ponder": "--method=coconut+ponder",
     "sets": f"--method=no_curriculum+sets {GRAPHS} --questions=3",
