@@ -300,9 +300,12 @@ class Task:
         """The past from which a Batch's prefixes are read on; None: from the start."""
 
     def read_answer(self, text):
-        """The answer in a solution: what follows the last mark, such as "###"; None if there is no mark."""
-        _, found, answer = text.rpartition(self.cfg.answer_format.partition("{}")[0].strip())
-        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer.strip()) if found else None  # 1,234 is 1234
+        """What is graded of a solution: all that follows its mark, such as "###"; None without one, or with several."""
+        mark = self.cfg.answer_format.partition("{}")[0].strip()
+        before, found, answer = text.rpartition(mark)
+        if not found or mark in before:
+            return None
+        return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer.strip())  # 1,234 is 1234
 
     def is_right(self, answer, expected):
         """Whether an answer (None: there is none) is right; both as read_answer returns them."""

@@ -204,10 +204,9 @@ def load(path, cfg, tok, pieces=()):
         raw = load_json(path)
         mark = cfg.answer_format.partition("{}")[0].strip()
         for i, p in enumerate(raw):
-            if mark in p["answer"]:
-                raise UserError(
-                    f"{path}: example {i}: its answer contains {mark!r}, which marks answers (answer_format)"
-                )
+            _, *steps, answer = texts(p, cfg)
+            if any(mark in step for step in steps) or answer.count(mark) > 1:
+                raise UserError(f"{path}: example {i}: {mark!r} marks the answer (answer_format), but stands elsewhere")
         problems = encode(raw, cfg, tok)
         arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
         beside = f".{os.getpid()}.tmp"  # several processes may do this at once

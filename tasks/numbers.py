@@ -14,8 +14,13 @@ LARGEST = 9999  # its power of ten: so that 1e999999999 takes no memory; what is
 SIGNS = dict.fromkeys(map(ord, "\u2010\u2011\u2012\u2013\u2212\ufe63\uff0d"), "-")  # hyphens, dashes, minus signs
 SLASHES = dict.fromkeys(map(ord, "\u2044\u2215"), "/")  # of a fraction, and of a division
 UNITS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "%": "percent"}
-# words that make another number of the one before them: 2 million, 3 halves, 2 and a half, 2nd
-NUMBERS = set("hundred thousand million billion trillion dozen half halve third quarter k mn bn st nd rd th".split())
+# words that make another number of the one before them: 2 million, 3 halves, 2 and a half, 3 fifths, 2nd, 5 squared
+CHANGES = re.compile(
+    r"""dozen|half|halve|third|quarter|point|squared|cubed|lakh|lac|crore|k|mn|mio|bn|tn|mrd|st|nd|rd|th
+        |(hundred|thousand|\w*illion|\w*illiard)(th)?
+        |(four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie)th""",
+    re.VERBOSE,
+)
 DIGITS = r"(?:[1-9][0-9]{0,2}(?:,[0-9]{3})+|[0-9]+)"  # a comma is a thousands separator, or the text is no number
 NUMBER = re.compile(
     rf"""(?P<minus>[+-]?)\s?(?P<currency>[$€£¥]?)\s?(?P<minus2>-?)
@@ -35,7 +40,7 @@ def read_number(text):
     units = [UNITS.get(word) or word.removesuffix("s") or word for word in units]
     power = int(found["power"] or 0)
     over, under = (found[name].replace(",", "") if found[name] else "0" for name in ("over", "under"))
-    if NUMBERS & {*units} or abs(power) > LARGEST or (found["under"] and not int(under)):
+    if any(map(CHANGES.fullmatch, units)) or abs(power) > LARGEST or (found["under"] and not int(under)):
         return None
     if found["under"]:
         value = Fraction(int(over), int(under))

@@ -153,11 +153,14 @@ def test_a_word_is_one_token_wherever_it_stands():
     assert data.encode([{"question": "g", "steps": [], "answer": "a"}], cfg, tok)[0].question == problem.answer[1:2]
 
 
-def test_the_answer_is_what_follows_the_last_mark():
+def test_the_answer_is_what_follows_the_one_mark():
+    """Catches a model that writes marks until it gets an answer right, and one that answers twice."""
     task = curriculum.Task(TrainConfig(), None)
     for text, answer in (
         ("<<1+1=2>>\n### 2", "2"),
-        ("### 1\n### Tom is a cat. ", "Tom is a cat."),
+        ("1\n### Tom is a cat. ", "Tom is a cat."),
+        ("1 ### ### ### ### 2", None),
+        ("### 1\n### 2", None),
         ("### 1,234,567", "1234567"),
         ("### 1,2 or 12,34", "1,2 or 12,34"),
         ("2", None),

@@ -153,6 +153,8 @@ def splits(folder, *problems):
         ),
         (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
         (["--data_dir=half", "--tokenizer=chars"], ["half/train.json", "example 0", "no character"]),
+        (["--data_dir=good", "--answer_format= c{}"], ["good/train.json", "example 0", "'c'", "answer_format"]),
+        (["--data_dir=good", "--step_format== {}", "--answer_format== {}"], ["example 0", "'='", "answer_format"]),
         (["--data_dir=good", "--n_head=3"], ["n_embd=128", "n_head=3"]),
         pytest.param(
             ["--data_dir=good", "--model=llama", "--init=induction"],

@@ -24,6 +24,7 @@ from tasks.numbers import read_number, same_number
         ("$18", "18"), ("€ 18", "18.00"), ("-$18", "-18"), ("$-18", "-18"), ("$18.", "18 dollars"), ("25%", "25"),
         ("25 %", "25 percent"), ("18 dollars", "18"), ("3 red apples.", "3"), ("5kg", "5"), ("1 apple", "1 apples"),
         ("18 dollars per hour", "$18"), ("7 m/s", "7"), ("8 s", "8"),
+        ("5 months", "5"), ("3 baths", "3"), ("2 points", "2 points."), ("6 teeth", "6"),
         ("\u22123", "-3"), ("\u20133", "-3"), ("\uff0d3.0", "-3"), ("1\u20442", ".5"), ("1/2", "0.5"), ("-6/4", "-1.5"),
         ("12345678901234567890", "12345678901234567890.0"), ("1e999", "10e998"), ("1e-400", "10e-401"), (" 8\n", "8"),
     ],
@@ -41,6 +42,8 @@ def test_the_same_number_written_otherwise(one, other):
         ("1234,567", "1234567"), ("1,234567", "1234567"), ("1,2345", "12345"), ("18 dollars", "18 cents"),
         ("$18", "€18"), ("25%", "0.25"), ("2 million", "2"), ("2 and a half", "2"), ("3 dozen", "3"), ("2nd", "2"),
         ("3 halves", "3"), ("2 thirds", "2"), ("5 millions", "5"),
+        ("3 fifths", "3"), ("5 tenths", "5"), ("2 lakh", "2"), ("3 crores", "3"), ("7 hundredths of a mile", "7"),
+        ("5 milliards", "5"), ("1 twentieth", "1"), ("5 squared", "5"), ("3 point five", "3"), ("4 quadrillion", "4"),
         ("5k", "5"), ("3x", "3"), ("1 2", "12"), ("1 1/2", "1.5"), ("1/0", "1/0.0"), ("0/0", "0"), ("1/2/20", "1/40"),
         ("--3", "3"), ("-$-3", "3"), ("3-", "-3"), ("1_000", "1000"), ("0x10", "16"), ("٣", "3"), ("nan", "NaN"),
         ("5:30", "5"), ("5..", "5"), ("8 s", "8 m/s"), ("18 or 19", "18"), ("no 5", "5"), ("", "0"), (".", "0"),
@@ -124,11 +127,12 @@ def test_random_texts():
 @pytest.mark.parametrize(
     "text, answer",
     [
-        ("1+1\n### 2", "2"), ("### 1\n### 2 ", "2"), ("###", ""), ("no mark # 3", None), ("### 1,2", "1,2"),
+        ("1+1\n### 2", "2"), ("### 1\n### 2 ", None), ("### ### ### 2", None), ("#### 2", "2"),
+        ("###", ""), ("no mark # 3", None), ("### 1,2", "1,2"),
         ("### 12", "12"), ("### 1,234", "1234"), ("### 1,234,567.5", "1234567.5"), ("### 1,2345", "1,2345"),
         ("###a, b,", "a, b,"),
     ],
 )  # fmt: skip
 def test_read_answer(text, answer):
-    """Catches the first mark taken, and commas that disappear where they are part of the answer."""
+    """Catches an answer that is guessed after several marks, and commas that disappear where they belong to it."""
     assert Task(TrainConfig(answer_format="### {}"), None).read_answer(text) == answer
