@@ -235,11 +235,10 @@ def methods_of(name):
         raise UserError(f"method = {shown(name)}, expected some of {', '.join(TABLE_1)}{meant}; or: {e}") from None
     for module in modules:
         if not any(hasattr(module, hook) for hook in HOOKS):
-            raise UserError(
-                f"{module.__name__.replace('.', '/')}.py has none of {', '.join(HOOKS)}: it changes nothing"
-            )
-    if first in TABLE_1 and TABLE_1[first].instead != "thought" and any(hasattr(m, "Objective") for m in modules):
-        raise UserError(f"method = {name!r}: {first} does not think")
+            raise UserError(f"{module.__name__}: none of {', '.join(HOOKS)} is in this file, so it changes nothing")
+        about_thoughts = hasattr(module, "Objective") or hasattr(module, "make_model")
+        if about_thoughts and first in TABLE_1 and TABLE_1[first].instead != "thought":
+            raise UserError(f"method = {name!r}: {first} does not think")
     return modules
 
 

@@ -7,12 +7,14 @@ What looks at the replaced steps has to come after it, as in coconut+back+simcot
 """
 
 from config import UserError
-from curriculum import count, make_prompt, write_row
+from curriculum import count, kind_of, make_prompt, write_row
 
 
 def change_row(row, problem, stage, cfg, tok, rng=None):
     if row.extra:
         raise UserError(f"method = {cfg.method!r}: expected back before what looks at thoughts")
+    if kind_of(cfg.method).stages != "all":
+        raise UserError(f"method = {cfg.method!r}: back has no effect where steps do not go one after the other")
     if not row.replaced:
         return row
     n_left = len(problem.steps) - len(row.replaced)

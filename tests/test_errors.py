@@ -55,6 +55,7 @@ def splits(folder, *problems):
         ),
         (["--method=_hits"], ["'_hits' would be methods/_hits.py"]),
         pytest.param(["--method=simcot+cot"], ["'cot' would be methods/cot.py"], marks=only_with("methods/simcot.py")),
+        pytest.param(["--method=pause+cut"], ["'pause+cut': pause does not think"], marks=only_with("methods/cut.py")),
         pytest.param(
             ["--method=cot+stop"], ["method = 'cot+stop': cot does not think"], marks=only_with("methods/stop.py")
         ),

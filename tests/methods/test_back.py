@@ -6,7 +6,6 @@ from helpers import live, needs, spell, words
 import curriculum
 from config import UserError
 from curriculum import change
-from evaluate import describe
 
 
 @pytest.mark.parametrize(
@@ -37,15 +36,12 @@ def test_the_last_state_has_nothing_to_say_about_steps_that_are_gone(stage, said
     assert "".join(tok.decode(tokens).strip() if tokens else "-" for tokens in found) == said
 
 
-@pytest.mark.parametrize("stage, said", [
-    (0, "every step is written"),
-    (1, "1 continuous thought in place of the last step, the others are given"),
-    (2, "2 continuous thoughts in place of the last 2 steps, the others are given"),
-    (3, "2 continuous thoughts in place of all steps, nothing is written but the answer"),
-])  # fmt: skip
-def test_a_stage_is_described_as_it_is(stage, said):
-    cfg, tok, problem = words(method="coconut+back")
-    assert describe(curriculum.row_for(problem, stage, cfg, tok), problem, pause=-1) == said
+@pytest.mark.parametrize("method", ["cot", "no_cot", "icot", "pause", "no_curriculum"])
+def test_where_it_would_change_nothing(method):
+    """Catches a name that does nothing, in silence: where all steps go at once, none is the last."""
+    cfg, tok, problem = words(method=f"{method}+back")
+    with pytest.raises(UserError, match="back has no effect"):
+        curriculum.row_for(problem, 3, cfg, tok)
 
 
 def test_its_place_among_other_names():
