@@ -317,15 +317,17 @@ def from_text(cls, name, text):
         return text  # not a number or tuple: check() will say so
 
 
-def upstairs(folder, name, part=""):
+def upstairs(folder, name, part="", known=()):
     """The module of a further file, folder/name.py, for whoever has asked for it; UserError without it, or its part.
 
-    Nothing on this floor needs one of them: what is not asked for may be deleted, with its folder.
+    Nothing on this floor needs one of them: what is not asked for may be deleted, with its folder. known: the names
+    that would have needed no file, for a message.
     """
     there = [file.removesuffix(".py") for file in python_files(os.path.join(PROJECT, folder)) if file[0] != "_"]
     if name not in there:
         file = f"{folder}/{shown(name)[1:-1]}.py"
-        raise UserError(f"{shown(name)} would be {file}, which is not there{nearest(name, there)}")
+        others = f"; expected it, or one of {', '.join(known)}" if known else ""
+        raise UserError(f"{shown(name)} would be {file}, which is not there{others}{nearest(name, [*known, *there])}")
     module = importlib.import_module(f"{folder}.{name}")
     if part and not hasattr(module, part):
         raise UserError(f"{folder}/{name}.py has no {part}: it is for something else")

@@ -20,29 +20,29 @@ from typing import NamedTuple
 from torch import nn
 
 from coconut import Coconut, up_to_last
-from config import TrainConfig, UserError, nearest, shown, upstairs
+from config import TrainConfig, UserError, upstairs
 from tokenizer import BOT, EOT, PAUSE
 
 
 class Kind(NamedTuple):
     """A row of the paper's table 1: what is trained on; with the stage and the settings, make_row follows from it."""
 
-    name: str
     stages: str  # "all" of the curriculum; only the "first", where every step is written; only the "last": none is;
     # "tokens": all, but what goes are tokens, not steps
     instead: str  # what stands in place of a removed step: "thought", "pause" or nothing
     markers: bool  # whether <bot> and <eot> stand around it
 
 
-TABLE_1 = {  #                     name                          stages   instead    markers
-    "coconut":          Kind("Coconut",                    "all",   "thought", True),
-    "cot":              Kind("CoT",                        "first", "",        False),
-    "no_cot":           Kind("No-CoT",                     "last",  "",        False),
-    "icot":             Kind("iCoT",                       "tokens", "",       False),
-    "pause":            Kind("Pause token",                "last",  "pause",   False),
-    "no_curriculum":    Kind("Coconut without curriculum", "last",  "thought", True),
-    "no_thought":       Kind("Coconut without thought",    "all",   "",        False),
-    "pause_as_thought": Kind("pause as thought",           "all",   "pause",   True),
+TABLE_1 = {
+    #                        stages    instead    markers
+    "coconut":          Kind("all",    "thought", True),
+    "cot":              Kind("first",  "",        False),
+    "no_cot":           Kind("last",   "",        False),
+    "icot":             Kind("tokens", "",        False),
+    "pause":            Kind("last",   "pause",   False),
+    "no_curriculum":    Kind("last",   "thought", True),
+    "no_thought":       Kind("all",    "",        False),
+    "pause_as_thought": Kind("all",    "pause",   True),
 }  # fmt: skip
 
 
@@ -198,14 +198,15 @@ def change_weights(weights, changes):
     weights = dict(weights)
     for text in changes:
         name, _, weight = text.partition(":")
-        if name not in weights:
-            raise UserError(f"losses = {text!r}, expected NAME:WEIGHT with a name of {', '.join(weights)}")
         try:
-            weights[name] = float(weight or 1)
+            value = float(weight or 1)
         except ValueError:
-            weights[name] = math.nan
-        if not 0 <= weights[name] < math.inf:
-            raise UserError(f"losses = {text!r}, expected NAME:WEIGHT with a weight of at least 0")
+            value = math.nan
+        if name not in weights or not 0 <= value < math.inf:
+            raise UserError(
+                f"losses = {text!r}, expected NAME:WEIGHT with a name of {', '.join(weights)}, a weight of at least 0"
+            )
+        weights[name] = value
     return weights
 
 
@@ -220,19 +221,15 @@ def change_weights(weights, changes):
 #     make_model  (base model, cfg, tok) -> a Coconut that thinks otherwise, in training and afterwards
 #     Objective   a subclass of Objective, above: further losses
 #     measure     (model, problems, stage, cfg, tok) -> {name: value}, shown beside the accuracy
-#     describe    (row, problem, pause) -> what a run says of a stage, if evaluate.describe would not be right
-HOOKS = "base", "settings", "draw", "change_row", "make_model", "Objective", "measure", "describe"
+HOOKS = "base", "settings", "draw", "change_row", "make_model", "Objective", "measure"
 
 
 @lru_cache
 def methods_of(name):
     """The modules that a method's name stands for, from left to right; UserError if there is no such method."""
     first, *later = dict.fromkeys(name.split("+"))
-    try:
-        modules = [upstairs("methods", part) for part in ([] if first in TABLE_1 else [first]) + later]
-    except UserError as e:
-        meant = nearest(first, TABLE_1)
-        raise UserError(f"method = {shown(name)}, expected some of {', '.join(TABLE_1)}{meant}; or: {e}") from None
+    modules = [] if first in TABLE_1 else [upstairs("methods", first, known=TABLE_1)]
+    modules += [upstairs("methods", part) for part in later]
     for module in modules:
         if not any(hasattr(module, hook) for hook in HOOKS):
             raise UserError(f"{module.__name__}: none of {', '.join(HOOKS)} is in this file, so it changes nothing")
@@ -240,6 +237,11 @@ def methods_of(name):
         if about_thoughts and first in TABLE_1 and TABLE_1[first].instead != "thought":
             raise UserError(f"method = {name!r}: {first} does not think")
     return modules
+
+
+def hooks(cfg, name):
+    """What the files of the method have by a name, such as change_row, from left to right."""
+    return [getattr(module, name) for module in methods_of(cfg.method) if hasattr(module, name)]
 
 
 @lru_cache
@@ -252,19 +254,17 @@ def kind_of(name):
 def row_for(problem, stage, cfg, tok, rng=None):
     """One problem at one stage as the Row that the method trains on; rng: what is random is drawn (in training)."""
     row = make_row(problem, stage, cfg, tok, rng)
-    for module in methods_of(cfg.method):
-        if hasattr(module, "change_row"):
-            row = module.change_row(row, problem, stage, cfg, tok, rng)
+    for change_row in hooks(cfg, "change_row"):
+        row = change_row(row, problem, stage, cfg, tok, rng)
     return row
 
 
 def make_model(base, cfg, tok):
     """A base model that thinks as the method does."""
-    makers = [module for module in methods_of(cfg.method) if hasattr(module, "make_model")]
+    makers = hooks(cfg, "make_model")
     if len(makers) > 1:
-        names = " and ".join(module.__name__.removeprefix("methods.") for module in makers)
-        raise UserError(f"method = {cfg.method!r}: {names} cannot be combined: each thinks in its own way")
-    return makers[0].make_model(base, cfg, tok) if makers else Coconut(base, cfg.feedback)
+        raise UserError(f"method = {cfg.method!r}: {len(makers)} of these think, each in its own way: expected one")
+    return makers[0](base, cfg, tok) if makers else Coconut(base, cfg.feedback)
 
 
 def make_objective(model, cfg, tok):
@@ -274,7 +274,7 @@ def make_objective(model, cfg, tok):
 
 def objective_class(cfg):
     """One class with the losses of all files: the last named is asked first, and asks those before it by super()."""
-    found = [module.Objective for module in methods_of(cfg.method) if hasattr(module, "Objective")]
+    found = hooks(cfg, "Objective")
     # a class that another one builds on comes with it
     classes = [cls for cls in found if not any(issubclass(other, cls) and other is not cls for other in found)]
     return type("Objective", tuple(reversed(classes)) or (Objective,), {})
@@ -318,13 +318,14 @@ def make_task(cfg, tok):
 
 def config_class(given):
     """TrainConfig, with the settings that come with the method, the task and the base model of {name: value}."""
-    options = {}
-    for module in methods_of(str(given.get("method") or "coconut")):
-        options |= getattr(module, "settings", {})
+    modules = [*methods_of(str(given.get("method") or "coconut"))]
     if given.get("task"):
-        options |= upstairs("tasks", str(given["task"]), "Task").Task.settings
+        modules.append(upstairs("tasks", str(given["task"]), "Task").Task)
     if given.get("model", "gpt2") != "gpt2":
-        options |= upstairs("pretrained", str(given["model"]), "settings").settings
+        modules.append(upstairs("pretrained", str(given["model"]), "settings"))
+    options = {}
+    for module in modules:
+        options |= getattr(module, "settings", {})
     fields = [(name, kind, field) for name, (kind, field) in options.items()]
     return dataclasses.make_dataclass("TrainConfig", fields, bases=(TrainConfig,))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from config import UserError, no_such, ours, read_text, replacing
-from curriculum import Problem, Row, for_stage, kind_of, methods_of, row_for
+from curriculum import Problem, Row, for_stage, hooks, kind_of, methods_of, row_for
 from tokenizer import EOS, PATTERNS
 
 SPLITS = "train", "valid", "test"  # a task's files, NAME.json
@@ -304,9 +304,8 @@ def training_rows(problems, chosen, index, cfg, task, rng):
     rng: for what is drawn anew each time.
     """
     drawn = {}  # what holds for all rows of a step
-    for method in methods_of(cfg.method):
-        if hasattr(method, "draw"):
-            drawn |= method.draw(cfg, index, rng)
+    for draw in hooks(cfg, "draw"):
+        drawn |= draw(cfg, index, rng)
     rows = [row for i, stage in chosen for row in task.rows(problems[i], stage, rng)]
     return [row._replace(extra=row.extra | drawn) for row in rows]
 

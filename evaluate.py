@@ -9,15 +9,15 @@ import os
 import re
 import time
 from contextlib import nullcontext
-from itertools import islice
+from itertools import groupby, islice
 
 import torch
 
 import data
 from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, team
 from config import UserError, upstairs
-from curriculum import Row, change, for_stage, make_task, methods_of, row_for, stages
-from tokenizer import EOS, PAUSE
+from curriculum import Row, change, for_stage, hooks, make_task, row_for, stages
+from tokenizer import BOT, EOS, EOT, PAUSE
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
 # What an evaluation does with what it is given
@@ -123,9 +123,8 @@ def evaluate(model, problems, stage, cfg, tok, progress=False):
         "thoughts": len(norms) / len(problems),
         "thought_norm": sum(norms) / max(1, len(norms)),
     }
-    for module in methods_of(cfg.method):
-        if hasattr(module, "measure"):
-            found |= module.measure(model, problems, stage, cfg, tok)
+    for measure in hooks(cfg, "measure"):
+        found |= measure(model, problems, stage, cfg, tok)
     model.train(was_training)
     return found
 
@@ -153,29 +152,29 @@ def written_loss(model, problems, stage, cfg, tok):
     return sum(mean * n for mean, n in found) / max(1, sum(n for _, n in found))
 
 
-def describe(row, problem, pause):
-    """A stage in words, as a row of it shows: what stands in place of which steps."""
-    n_pauses, n_steps, n_replaced = row.prefix.count(pause), len(problem.steps), len(row.replaced)
-    thing, n = ("<pause> token", n_pauses) if n_pauses else ("continuous thought", row.n)
-    thinks = f"{n} {thing}{'' if n == 1 else 's'}"
-    if n_steps == 0:
-        return f"no problem has steps: {f'{thinks}, and then ' if n else ''}nothing is written but the answer"
-    missing = sum(map(len, problem.steps)) + len(problem.answer) + row.n_eot - len(row.suffix)
-    if n_replaced == 0 and missing == 0:
-        return "every step is written" + (f", after {thinks}" if n else "")
-    if row.replaced == problem.steps or (n_replaced == 0 and missing == sum(map(len, problem.steps))):
-        which = "all steps"
-    elif n_replaced == 0:
-        return f"the first {missing} tokens of the steps left out, the others are written"
-    elif row.replaced in (problem.steps[:n_replaced], problem.steps[-n_replaced:]):
-        end = "first" if row.replaced == problem.steps[:n_replaced] else "last"
-        which = f"the {end} {'step' if n_replaced == 1 else f'{n_replaced} steps'}"
-    else:
-        which = f"{n_replaced} of {n_steps} steps"
-    others = "nothing is written but the answer" if which == "all steps" else "the others are written"
-    if which != "all steps" and missing == sum(map(len, problem.steps)):
-        others = "the others are given"
-    return f"{thinks} in place of {which}, {others}" if n else f"{which} left out, {others}"
+def show_row(row, tok):
+    """A row as it is trained on, in one line of at most 118 columns: a dot for each thought, what is scored in []."""
+    rest = ["·"] * row.n
+    for scored, pairs in groupby(zip(row.suffix, row.labels), lambda pair: pair[0] == pair[1]):
+        text = in_line([token for token, _ in pairs], tok)
+        rest.append(f"[{text}]" if scored else text)
+    rest = " ".join(rest)
+    question = shorten(in_line(row.prefix, tok), max(40, 117 - len(rest)))
+    return shorten(f"{question} {rest}", 118)
+
+
+def in_line(tokens, tok):
+    """Tokens as text on one line, the special ones by shorter names."""
+    text = tok.decode(tokens)
+    for name, short in ((BOT, " <bot>"), (EOT, " <eot>"), (PAUSE, " <pause>"), (EOS, "")):
+        text = text.replace(name, short)
+    return " ".join(text.split())
+
+
+def shorten(text, width):
+    """The text, without its middle if it is longer than that."""
+    half = (width - 5) // 2
+    return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
 
 
 def show_stage(run, stage):
@@ -184,11 +183,11 @@ def show_stage(run, stage):
     if len(cfg.data_dir) > 1:
         title += f", {for_stage(cfg.data_dir, progress['index'])}"
     longest = problems[int(problems.n_steps.argmax())]
-    says = [module.describe for module in methods_of(cfg.method) if hasattr(module, "describe")]
-    row, pause = row_for(longest, stage, cfg, run.tok), run.tok.encode_single_token(PAUSE)
-    what = (says[-1] if says else describe)(row, longest, pause)
+    row = row_for(longest, stage, cfg, run.tok)
+    thoughts = "1 thought" if row.n == 1 else f"{row.n} thoughts"
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
-    print(f"\n{title}: {what}{begun}", flush=True)
+    print(f"\n{title}: {thoughts} in place of {len(row.replaced)} of {len(longest.steps)} steps{begun}")
+    print(f"  {show_row(row, run.tok)}", flush=True)
 
 
 def show_progress(run, stage, losses, seconds):

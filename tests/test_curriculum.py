@@ -7,6 +7,7 @@ Later methods' rows are tested in tests/methods, the model in test_latent.py.
 import importlib
 import math
 import os
+import re
 import sys
 
 import numpy as np
@@ -23,7 +24,7 @@ import prepare_hops
 from checkpoint import new_base
 from config import TrainConfig, UserError, parse, upstairs
 from curriculum import Objective, Problem, Row, change, config_class, objective_class, row_for
-from tokenizer import PAUSE, SPECIALS, make_tokenizer
+from tokenizer import SPECIALS, make_tokenizer
 from train import Run, train_step
 
 
@@ -342,7 +343,7 @@ def test_a_method_brings_its_losses_along():
     assert weights("length:2") == {"ce": 1, "length": 2} and weights("length") == {"ce": 1, "length": 1}
     assert weights("ce:0.5", "unused:3", "length:0") == {"ce": 0.5, "unused": 3}
     for wrong, said in (
-        ("lenght:2", "with a name of ce, length, unused"),
+        ("lenght:2", "with a name of ce, length, unused, a weight of"),
         ("ce:-1", "at least 0"),
         ("ce:x", "at least 0"),
     ):
@@ -371,45 +372,33 @@ def test_losses_of_micro_batches_add_up():
 @pytest.mark.parametrize(
     "settings, stage, said",
     [
-        ({}, 0, "every step is written"),
-        ({}, 1, "1 continuous thought in place of the first step, the others are written"),
-        ({"c_thought": 2}, 1, "2 continuous thoughts in place of the first step, the others are written"),
-        ({}, 2, "2 continuous thoughts in place of the first 2 steps, the others are written"),
-        ({}, 3, "2 continuous thoughts in place of all steps, nothing is written but the answer"),
-        ({"pad_latent_to_max": True, "max_latent_stage": 5}, 5,
-         "5 continuous thoughts in place of all steps, nothing is written but the answer"),
-        ({"c_thought": 0}, 1, "the first step left out, the others are written"),
-        ({"method": "no_thought"}, 2, "the first 2 steps left out, the others are written"),
-        ({"method": "no_thought"}, 3, "all steps left out, nothing is written but the answer"),
-        ({"method": "pause_as_thought"}, 1, "1 <pause> token in place of the first step, the others are written"),
-        ({"method": "pause"}, 3, "2 <pause> tokens in place of all steps, nothing is written but the answer"),
-        ({"method": "cot"}, 0, "every step is written"),
-        ({"method": "no_cot"}, 3, "all steps left out, nothing is written but the answer"),
-        ({"method": "icot", "icot_tokens": 1}, 0, "every step is written"),
-        ({"method": "icot", "icot_tokens": 1}, 1, "the first 1 tokens of the steps left out, the others are written"),
-        ({"method": "icot", "icot_tokens": 1}, 2, "all steps left out, nothing is written but the answer"),
-    ],
-)  # fmt: skip
-def test_a_stage_is_described_as_its_rows_are(settings, stage, said):
-    """Catches words about a stage that are not true of what is trained."""
-    cfg, tok, problem = words(**settings)
-    assert evaluate.describe(row_for(problem, stage, cfg, tok), problem, tok.encode_single_token(PAUSE)) == said
-
-
-@pytest.mark.parametrize(
-    "settings, stage, said",
-    [
-        ({"pad_latent_to_max": True}, 2, "no problem has steps: 2 continuous thoughts, and then nothing is written"),
-        ({"method": "pause", "pad_latent_to_max": True}, 3, "no problem has steps: 2 <pause> tokens, and then"),
-        ({}, 2, "no problem has steps: nothing is written but the answer"),
+        ({}, 0, "a b <bot> <eot> [c d e f = g]"),
+        ({}, 1, "a b <bot> · <eot> [d e f = g]"),
+        ({}, 3, "a b <bot> · · <eot> [= g]"),
+        ({"peek": True}, 1, "a b <bot> · <eot> [d e f = g]"),
+        ({"markers": "none", "c_thought": 2}, 1, "a b · · [d e f = g]"),
+        ({"method": "pause"}, 3, "a b <pause> <pause> [= g]"),
+        ({"method": "pause_as_thought"}, 1, "a b <bot> <pause> <eot> [d e f = g]"),
+        ({"method": "icot", "icot_tokens": 1}, 1, "a b [d e f = g]"),
+        ({"step_format": "{}\n", "question_format": " {}\n"}, 1, "a b <bot> · <eot> [d e f = g]"),
     ],
 )
-def test_a_stage_without_steps_is_described(settings, stage, said):
-    """Catches "every step is written" where there are none, and thoughts that are not mentioned."""
+def test_a_stage_begins_with_its_row(settings, stage, said):
+    """Catches what is said of a stage and is not what is trained: thoughts, markers, what is scored."""
     cfg, tok, problem = words(**settings)
-    problem = problem._replace(steps=[])
-    found = evaluate.describe(row_for(problem, stage, cfg, tok), problem, tok.encode_single_token(PAUSE))
-    assert found.startswith(said)
+    assert evaluate.show_row(row_for(problem, stage, cfg, tok), tok) == said
+
+
+def test_a_long_row_is_shown_on_one_line():
+    """Catches a question, or steps, that push the thoughts out of sight."""
+    cfg, tok, problem = words()
+    row = row_for(problem, 1, cfg, tok)
+    question, answer = row.prefix[:1] * 500, row.suffix[-3:]
+    long = evaluate.show_row(row._replace(prefix=question + row.prefix), tok)
+    assert len(long) <= 118 and re.fullmatch(r"[a ]+ \.\.\. [a ]+b <bot> · <eot> \[d e f = g\]", long)
+    more = row.suffix[:1] + row.suffix[1:2] * 300 + answer
+    long = evaluate.show_row(row._replace(prefix=question + row.prefix, suffix=more, labels=[-100, *more[1:]]), tok)
+    assert len(long) <= 118 and re.fullmatch(r"a [a ]+\.\.\. [a ]+b <bot> · <eot> \[d .*\.\.\. .* = g\]", long)
 
 
 ODD = '''
@@ -443,8 +432,9 @@ def odd(tmp_path, monkeypatch):
 def test_a_method_with_rows_of_its_own_is_told_of_as_it_is(odd, tmp_path, monkeypatch, capsys):
     """Catches a description, a table of results, an evaluation or a sample that follows from anything but the rows."""
     run, said = live("odd", tmp_path, monkeypatch, capsys)
-    stage = "odd, a single stage: 2 continuous thoughts in place of 2 of 4 steps, the others are written"
+    stage = "odd, a single stage: 2 thoughts in place of 2 of 4 steps"
     assert said.count(stage) == 4, "two runs, one of which was taken up twice"
+    assert len(re.findall(r"\n  .* start . <bot> · · <eot> \[\w \w = \w\]\n", said)) == 4
     assert "going on after step 3" in said and "2.0 thoughts each" in said
     assert "thought 2" in said and "thought 3" not in said
     evaluate.show_results(run)

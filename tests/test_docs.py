@@ -114,7 +114,7 @@ def test_settings_exist(page):
     known = all_settings()
     assert {"master_at", "count", "out_dir", "from", "latent", "names"} <= known
     elsewhere = {"help", "nproc_per_node"}  # every script's; torchrun's
-    elsewhere |= {"backprop_thoughts", "decoder", "passes", "rounds", "teacher_forcing", "teacher_writes",
+    elsewhere |= {"backprop_thoughts", "passes", "rounds", "teacher_forcing", "teacher_writes",
                   "thought_targets"}  # methods', which may be deleted  # fmt: skip
     for name in re.findall(r"`[^`\n]*?--(\w+)[^`\n]*`", read(page)):
         assert name in known | elsewhere, name
@@ -229,7 +229,7 @@ def test_the_method_of_docs_can_be_copied(copy):
         "--task=anycase",
         "--out_dir=out/early",
     ]
-    assert "stage 4 of 4: 4 continuous thoughts in place of all steps" in trained(copy, *more)
+    assert "stage 4 of 4: 4 thoughts in place of 4 of 4 steps" in trained(copy, *more)
     log = (copy / "out/early/log.txt").read_text()
     losses = [float(value) for value in re.findall(r" train/early (\S+)", log)]
     assert len(losses) == 10 and losses[:4] == [0.0] * 4, "in stages 0 and 1 there is no second thought"
@@ -241,7 +241,7 @@ def test_the_method_of_docs_can_be_copied(copy):
 def test_rows_of_ones_own_are_what_the_run_says(copy):
     """Catches a stage that is announced as if it were Coconut's."""
     said = trained(copy, "--method=odd", "--out_dir=out/odd")
-    assert "odd, a single stage: 2 continuous thoughts in place of 2 of 4 steps, the others are written" in said
+    assert "odd, a single stage: 2 thoughts in place of 2 of 4 steps\n" in said
 
 
 def test_the_table_of_methods_is_that_of_its_runs():

@@ -42,7 +42,7 @@ from coconut import choose
 from config import TrainConfig, UserError, parse, upstairs
 from curriculum import config_class, row_for
 from model import GPT, GPTConfig, is_projection
-from tokenizer import PAUSE, make_tokenizer
+from tokenizer import make_tokenizer
 
 # ---------------------------------------------------------------- extremes
 
@@ -107,24 +107,6 @@ def test_many_stages_are_looked_through_at_once(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"3 \+ 27 \+ .* at stage 3, .* at least 3\d$"):
         data.check_lengths(problems, cfg, tok, "x.json", pieces)
     assert len(asked) < 30
-
-
-@pytest.mark.parametrize(
-    "settings, stage, n_steps, text",
-    [
-        ({"pad_latent_to_max": True}, 2, 0, "no problem has steps: 2 continuous thoughts, and then nothing is written"),
-        ({"method": "pause", "pad_latent_to_max": True}, 3, 0, "no problem has steps: 2 <pause> tokens, and then"),
-        ({}, 2, 0, "no problem has steps: nothing is written but the answer"),
-        ({}, 0, 3, "every step is written"),
-        ({}, 1, 3, "1 continuous thought in place of the first step, the others are written"),
-    ],
-)
-def test_a_stage_is_described_as_it_is(settings, stage, n_steps, text):
-    """Catches "every step is written" where there are none, and thoughts that are not mentioned."""
-    cfg, tok, problem = words(**settings)
-    problem = problem._replace(steps=problem.steps[:n_steps])
-    row = row_for(problem, stage, cfg, tok)
-    assert evaluate.describe(row, problem, tok.encode_single_token(PAUSE)).startswith(text)
 
 
 # ---------------------------------------------------------------- places

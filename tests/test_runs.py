@@ -85,7 +85,7 @@ def test_prepare_train_sample_as_a_user_would(tmp_path):
 
     trained = command(tmp_path, "train.py", *hops_flags(), "--out_dir=out/run")
     assert trained.returncode == 0, trained.stderr
-    assert "stage 3 of 3: 2 continuous thoughts" in trained.stdout and "test accuracy" in trained.stdout
+    assert "stage 3 of 3: 2 thoughts" in trained.stdout and "test accuracy" in trained.stdout
     progress = [line for line in trained.stdout.splitlines() if "ms/step" in line]
     assert len(progress) == 16 and max(map(len, progress)) <= 120
     log = [line.split() for line in (tmp_path / "out/run/log.txt").read_text().splitlines()]
@@ -446,7 +446,7 @@ def test_configs_of_later_methods_in_small(name, epochs, thoughts, losses, tmp_p
     log = open("out/log.txt").read()
     assert all(f" train/{loss} " in log for loss in losses)
     out = capsys.readouterr().out
-    assert f"{thoughts}.0 thoughts each" in out and f"{thoughts} continuous thoughts in place of" in out
+    assert f"{thoughts}.0 thoughts each" in out and f"{thoughts} thoughts in place of" in out
     assert max(len(line) for line in out.splitlines() if "ms/step" in line) <= 120
     sample.main(["out", "--count=1"])
     assert f"thought {thoughts} " in capsys.readouterr().out

@@ -30,7 +30,7 @@ def method(monkeypatch):
 def test_a_file_that_changes_nothing_is_refused(method):
     """Catches a misspelt name, with which plain Coconut would be trained to the end."""
     method(change_rows=lambda row, *args: row)
-    with pytest.raises(UserError, match=r"methods/mine.py has none of .*change_row.*: it changes nothing"):
+    with pytest.raises(UserError, match=r"methods.mine: none of .*change_row.* is in this file, so it changes nothing"):
         words(method="mine")
 
 
@@ -53,19 +53,3 @@ def test_a_loss_without_a_weight_is_refused(method):
     objective = curriculum.make_objective(model, cfg, tok)
     with pytest.raises(UserError, match="'wrong', which has no entry in its weights"):
         objective(collate([curriculum.row_for(problem, 1, cfg, tok)]))
-
-
-def test_what_is_said_of_a_stage_can_be_the_methods_own(method, capsys):
-    """Catches words that are guessed where the method knows better."""
-    from evaluate import show_stage
-
-    method(describe=lambda row, problem, pause: f"{row.n} thoughts in two parts")
-    cfg, tok, problem = words(method="mine")
-
-    class Problems(list):
-        n_steps = types.SimpleNamespace(argmax=lambda: 0)
-
-    run = types.SimpleNamespace(cfg=cfg, tok=tok, plan=[0, 1], progress={"index": 1, "step": 0},
-                                problems={"train": Problems([problem])})  # fmt: skip
-    show_stage(run, 1)
-    assert "stage 1 of 1: 1 thoughts in two parts" in capsys.readouterr().out

@@ -106,5 +106,7 @@ def test_it_does_not_think_in_two_ways(other):
     """Catches a combination of which one half would have no effect."""
     needs(other)
     cfg, tok, _ = words(method=f"pccot+{other}")
-    with pytest.raises(curriculum.UserError, match=f"pccot and {other} cannot be combined: each thinks in its own way"):
+    with pytest.raises(
+        curriculum.UserError, match=rf"'pccot\+{other}': 2 of these think, each in its own way: expected one"
+    ):
         curriculum.make_model(None, cfg, tok)

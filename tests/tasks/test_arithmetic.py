@@ -106,7 +106,7 @@ def test_it_is_trained_as_a_user_would(tmp_path):
     config = os.path.join(HERE, "configs", "arithmetic.py")
     trained = command(tmp_path, "train.py", config, *flags, "--n_layer=2", "--steps=2", "--batch_size=8")
     assert trained.returncode == 0, trained.stderr
-    assert "stage 5 of 5: 5 continuous thoughts in place of all steps" in trained.stdout
+    assert "stage 5 of 5: 5 thoughts in place of 5 of 5 steps" in trained.stdout
     sampled = command(tmp_path, "sample.py", "--count=1", "--json")
     (question,) = json.loads(sampled.stdout)["questions"]
     assert len(question["thoughts"]) == 5 and question["expected"] in "0123456"
