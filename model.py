@@ -202,7 +202,8 @@ def fill(model, tensors, error):
     try:
         model.load_state_dict({name: t.float().contiguous() for name, t in tensors.items()}, assign=True)
     except RuntimeError as e:
-        raise ValueError(f"{error}: {' '.join(str(e).split())[:300]}") from None
+        which = " ".join(str(e).partition(":")[2].split())  # after "Error(s) in loading state_dict for GPT:"
+        raise ValueError(f"{error}: {which[:300]}") from None
     return model
 
 

@@ -184,7 +184,7 @@ def test_exported_it_thinks_the_same(name, by, problems, capsys):
         ({"feedback": "last", "passes": "x"}, "config.json: passes = 'x', expected int"),
         ({"feedback": "last", "thought_positions": "shared"}, "config.json: of format 4, with thoughts that share"),
         ({"nanococonut": 3}, "config.json: nanococonut is 3, expected {name: value}"),
-        ({"nanococonut": {"method": "no_such"}}, "method = 'no_such', expected some of coconut, "),
+        ({"nanococonut": {"method": "no_such"}}, "'no_such' would be methods/no_such.py, which is not there"),
         ({"nanococonut": {"methods": "coconut"}}, "config.json: there is no setting 'methods'; did you mean method"),
         ({"nanococonut": {"passes": 3}}, "config.json: there is no setting 'passes'"),
         ({"nanococonut": {}}, ""),
