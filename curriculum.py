@@ -311,16 +311,18 @@ class Task:
         return answer == expected
 
 
+def task_class(name):
+    """The class of a task: that of tasks/NAME.py, or plain Task if there is no name."""
+    return upstairs("tasks", str(name), "Task").Task if name else Task
+
+
 def make_task(cfg, tok):
-    """The Task of the settings."""
-    return (upstairs("tasks", cfg.task, "Task").Task if cfg.task else Task)(cfg, tok)
+    return task_class(cfg.task)(cfg, tok)
 
 
 def config_class(given):
     """TrainConfig, with the settings that come with the method, the task and the base model of {name: value}."""
-    modules = [*methods_of(str(given.get("method") or "coconut"))]
-    if given.get("task"):
-        modules.append(upstairs("tasks", str(given["task"]), "Task").Task)
+    modules = [*methods_of(str(given.get("method") or "coconut")), task_class(given.get("task"))]
     if given.get("model", "gpt2") != "gpt2":
         modules.append(upstairs("pretrained", str(given["model"]), "settings"))
     options = {}
