@@ -422,7 +422,9 @@ def odd(tmp_path, monkeypatch):
     import methods
 
     monkeypatch.setattr(methods, "__path__", [*methods.__path__, str(tmp_path)])
-    monkeypatch.setattr(curriculum, "upstairs", lambda folder, name: importlib.import_module(f"{folder}.{name}"))
+    monkeypatch.setattr(
+        curriculum, "upstairs", lambda folder, name, **known: importlib.import_module(f"{folder}.{name}")
+    )
     yield
     sys.modules.pop("methods.odd", None)
     curriculum.methods_of.cache_clear()

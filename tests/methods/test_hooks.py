@@ -17,7 +17,7 @@ def method(monkeypatch):
     def make(**names):
         module = types.ModuleType("methods.mine")
         vars(module).update(names)
-        monkeypatch.setattr(curriculum, "upstairs", lambda folder, name, *part: module)
+        monkeypatch.setattr(curriculum, "upstairs", lambda folder, name, **known: module)
         monkeypatch.setitem(sys.modules, "methods.mine", module)
         curriculum.methods_of.cache_clear()
         curriculum.kind_of.cache_clear()
