@@ -218,7 +218,7 @@ def change_weights(weights, changes):
 #     settings    {name: (type, option(...))} of its own
 #     draw        (cfg, index of the stage, rng) -> {name: what is drawn once for all rows of a step, for their extra}
 #     change_row  (row, problem, stage, cfg, tok, rng) -> the Row that is trained on
-#     make_model  (base model, cfg, tok) -> a Coconut that thinks otherwise, in training and afterwards
+#     make_model  (base model, cfg, tok) -> a Coconut that thinks otherwise, in training and afterwards; a class will do
 #     Objective   a subclass of Objective, above: further losses
 #     measure     (model, problems, stage, cfg, tok) -> {name: value}, shown beside the accuracy
 HOOKS = "base", "settings", "draw", "change_row", "make_model", "Objective", "measure"

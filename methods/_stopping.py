@@ -15,8 +15,8 @@ class Stopping(Coconut):
     may_stop = True
     generating = False
 
-    def __init__(self, base, feedback):
-        super().__init__(base, feedback)
+    def __init__(self, base, cfg, tok):
+        super().__init__(base, cfg.feedback)
         self.stop_head = nn.Linear(base.config.n_embd, 1)
         nn.init.zeros_(self.stop_head.weight)
         nn.init.constant_(self.stop_head.bias, -2)  # at first it goes on, in seven of eight cases
@@ -44,10 +44,6 @@ class Stopping(Coconut):
                 h, past = self.read(fed[-1], (i < n)[:, None], past)
                 places.append(h)
         return torch.cat(fed, 1), n, places, past
-
-
-def make_model(base, cfg, tok):
-    return Stopping(base, cfg.feedback)
 
 
 def most(stage, cfg):

@@ -13,9 +13,9 @@ settings = {"backprop_thoughts": (int, option(1, "gradient only through a row's 
 
 
 class Cut(Coconut):
-    def __init__(self, base, feedback, keep):
-        super().__init__(base, feedback)
-        self.keep = keep
+    def __init__(self, base, cfg, tok):
+        super().__init__(base, cfg.feedback)
+        self.keep = cfg.backprop_thoughts
 
     def make_thoughts(self, h, n, past):
         """As Coconut's, but what rows have read early is cut off; n (B,) on the CPU."""
@@ -47,5 +47,4 @@ def cut_gradient(rows, states, past):
     return [cut(x) for x in states], past._replace(layers=layers)
 
 
-def make_model(base, cfg, tok):
-    return Cut(base, cfg.feedback, cfg.backprop_thoughts)
+make_model = Cut

@@ -32,8 +32,7 @@ class InPlace(Parallel):
         return super().bare(thoughts) - self.start(len(thoughts))[0]
 
 
-def make_model(base, cfg, tok):
-    return InPlace(base, cfg, tok)
+make_model = InPlace
 
 
 def change_row(row, problem, stage, cfg, tok, rng=None):

@@ -24,8 +24,7 @@ class InTurn(Parallel):
         return self.feedback(before, self)
 
 
-def make_model(base, cfg, tok):
-    return InTurn(base, cfg, tok)
+make_model = InTurn
 
 
 class Objective(_teacher.Objective):

@@ -16,7 +16,7 @@ from config import UserError
 from methods import _stopping
 
 PRIOR, PULL = 0.2, 0.01  # a priori each thought is the last one with this chance; weight of the prior
-make_model = _stopping.make_model
+make_model = _stopping.Stopping
 
 
 def change_row(row, problem, stage, cfg, tok, rng=None):

@@ -7,7 +7,7 @@ The paper's classifier (section 4). --method=coconut+stop, or with any other met
 import curriculum
 from methods import _stopping
 
-make_model = _stopping.make_model
+make_model = _stopping.Stopping
 
 
 def change_row(row, problem, stage, cfg, tok, rng=None):
