@@ -16,7 +16,7 @@ SLASHES = dict.fromkeys(map(ord, "\u2044\u2215"), "/")  # of a fraction, and of 
 UNITS = {"$": "dollar", "€": "euro", "£": "pound", "¥": "yen", "%": "percent"}
 # words that make another number of the one before them: 2 million, 3 halves, 2 and a half, 3 fifths, 2nd, 5 squared
 CHANGES = re.compile(
-    r"""dozen|half|halve|third|quarter|point|squared|cubed|lakh|lac|crore|k|mn|mio|bn|tn|mrd|st|nd|rd|th
+    r"""dozen|half|halve|third|quarter|squared|cubed|lakh|lac|crore|k|mn|mio|bn|tn|mrd|st|nd|rd|th
         |(hundred|thousand|\w*illion|\w*illiard)(th)?
         |(four|fif|six|seven|eigh|nin|ten|eleven|twelf|\w+teen|\w+tie)th""",
     re.VERBOSE,
