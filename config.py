@@ -323,7 +323,7 @@ def upstairs(folder, name, part="", known=()):
     Nothing on this floor needs one of them: what is not asked for may be deleted, with its folder. known: the names
     that would have needed no file, for a message.
     """
-    there = [file.removesuffix(".py") for file in python_files(os.path.join(PROJECT, folder)) if file[0] != "_"]
+    there = [file.removesuffix(".py") for file in python_files(os.path.join(PROJECT, folder))]
     if name not in there:
         file = f"{folder}/{shown(name)[1:-1]}.py"
         others = f"; expected it, or one of {', '.join(known)}" if known else ""

@@ -2,7 +2,7 @@
 What is fed back: from the hidden states at one position to the input at the next, which is a thought.
 
 `--feedback=NAME` chooses, `--feedback=layer:-2+soft:0.5` adds two. A new one is a function here, and its name in
-FEEDBACKS; what later papers feed back, and each other, stands in methods/fed.py. A function gets
+FEEDBACKS; what later papers feed back, and each other, stands in methods/_feedbacks.py. A function gets
     states  the hidden states at the last position, h_0 to h_L, (B, 1, C) each: the input, after each block, and in the
             last place after the final LayerNorm; (B, M, C) where M thoughts are made at once
     model   for what needs its head or its embeddings
@@ -113,7 +113,7 @@ def make_feedback(name, n_embd, n_layer=10**9):
 def make_part(part, n_embd, n_layer):
     """The module of one part of a name; a number whose argument has no annotation may be any."""
     kind, *texts = part.split(":")
-    known = FEEDBACKS if kind in FEEDBACKS else FEEDBACKS | upstairs("methods", "fed").FEEDBACKS
+    known = FEEDBACKS if kind in FEEDBACKS else FEEDBACKS | upstairs("methods", "_feedbacks").FEEDBACKS
     if kind not in known:
         raise UserError(f"{kind!r} is none of {', '.join(known)}")
     found, numbers = known[kind], []

@@ -15,8 +15,8 @@ import curriculum
 from coconut import up_to_last
 from config import UserError, option, upstairs
 from curriculum import for_stage
+from methods._feedbacks import membership
 from methods._hits import hits
-from methods.fed import membership
 
 EMPTY = -2  # as the only token of a set: there is none in it. Without any, [], a state may predict whatever it likes
 settings = {

@@ -17,7 +17,7 @@ MISTAKES = [  # (file, what stands there, what is written instead, what that is)
     ("coconut.py", "(i < n)[:, None], past)", "(i <= n)[:, None], past)", "a thought too many counts in short rows"),
     ("model.py", "seen.cumsum(1)[:, -x.size(1) :] - 1", "seen.cumsum(1)[:, -x.size(1) :]", "positions are off by one"),
     ("curriculum.py", "written[0] if cfg.peek", "written[-1] if cfg.peek", "peek looks at the wrong token"),
-    ("methods/fed.py", "h - before < -0.1", "h - before < -0.2", "another mask of suppressed"),
+    ("methods/_feedbacks.py", "h - before < -0.1", "h - before < -0.2", "another mask of suppressed"),
     ("methods/_teacher.py", "b = b.detach()", "b = b", "the teacher learns from its pupil"),
     ("methods/simcot.py", "k + 1 if k < last else None", "k + 1", "the last group forgets further steps"),
     ("methods/_stopping.py", "cumsum(1)[:, :-1], (1, 0))", "cumsum(1)[:, 1:], (1, 0))", "chances one thought too late"),

@@ -122,10 +122,9 @@ def test_the_page_of_methods_names_all_of_them():
     with open(os.path.join(HERE, "docs", "methods.md"), encoding="utf-8") as f:
         text = f.read()
     files = [f[:-3] for f in os.listdir(os.path.join(HERE, "methods")) if f.endswith(".py") and f[0] != "_"]
-    feedbacks = feedback.FEEDBACKS | (upstairs("methods", "fed").FEEDBACKS if "fed" in files else {})
-    methods = {*files} - {"fed"}
-    weights = [objective_class(change(TrainConfig(), method=name)).all_weights() for name in methods]
-    for name in {*curriculum.TABLE_1, *methods, *feedbacks}.union(*weights):
+    feedbacks = feedback.FEEDBACKS | upstairs("methods", "_feedbacks").FEEDBACKS
+    weights = [objective_class(change(TrainConfig(), method=name)).all_weights() for name in files]
+    for name in {*curriculum.TABLE_1, *files, *feedbacks}.union(*weights):
         assert f"`{name}" in text or f"+{name}`" in text, name
 
 

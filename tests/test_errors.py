@@ -53,7 +53,7 @@ def splits(folder, *problems):
             ["'simcots' would be methods/simcots.py, which is not there", "did you mean simcot?"],
             marks=only_with("methods/simcot.py"),
         ),
-        (["--method=_hits"], ["'_hits' would be methods/_hits.py"]),
+        (["--method=_hits"], ["methods._hits: none of base, ", "is in this file, so it changes nothing"]),
         pytest.param(["--method=simcot+cot"], ["'cot' would be methods/cot.py"], marks=only_with("methods/simcot.py")),
         pytest.param(["--method=pause+cut"], ["'pause+cut': pause does not think"], marks=only_with("methods/cut.py")),
         pytest.param(

@@ -19,7 +19,7 @@ import prepare_prosqa
 from coconut import Coconut
 from config import upstairs
 from curriculum import TABLE_1, make_objective, row_for
-from methods import fed
+from methods import _feedbacks
 from model import GPT, GPTConfig
 from speed import compiled
 from test_latent import NAIVE_FEEDBACKS, VOCAB, assert_close, batch, some_rows
@@ -30,7 +30,7 @@ if GPU == "cuda" and not torch.cuda.is_available():
 
 EVERYTHING = [
     *(f"--method={method}" for method in (*TABLE_1, "simcot", "codi", "pccot", "lotus")),
-    *(f"--feedback={name}" for name in (*NAIVE_FEEDBACKS, *fed.FEEDBACKS)),
+    *(f"--feedback={name}" for name in (*NAIVE_FEEDBACKS, *_feedbacks.FEEDBACKS)),
     "--model=llama --n_kv_head=1",
     "--method=coconut+stop",
     "--method=coconut+ponder",
