@@ -16,7 +16,7 @@ import math
 import torch
 from torch import nn
 
-from config import UserError, upstairs
+from config import UserError, nearest, upstairs
 
 
 def last(states, model):
@@ -115,7 +115,7 @@ def make_part(part, n_embd, n_layer):
     kind, *texts = part.split(":")
     known = FEEDBACKS if kind in FEEDBACKS else FEEDBACKS | upstairs("methods", "_feedbacks").FEEDBACKS
     if kind not in known:
-        raise UserError(f"{kind!r} is none of {', '.join(known)}")
+        raise UserError(f"{kind!r} is none of {', '.join(known)}{nearest(kind, known)}")
     found, numbers = known[kind], []
     has_weights = isinstance(found, type)
     arguments = [*inspect.signature(found).parameters.values()][1 if has_weights else 2 :]

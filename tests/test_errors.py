@@ -32,7 +32,7 @@ def splits(folder, *problems):
         (["--lr=1e-3,high"], ["lr", "float"]),
         (["--method=coconuts"], ["coconuts", "pause_as_thought", "did you mean coconut?"]),
         (["--markers=both,none"], ["markers", "'both,none'", "both or bot or eot or none"]),
-        (["--data_dir=good", "--feedback=lst"], ["feedback", "'lst'", "last"]),
+        (["--data_dir=good", "--feedback=lst"], ["feedback", "'lst'", "layer", "did you mean last?"]),
         *[
             (["--data_dir=good", f"--feedback={name}"], [f"feedback = '{name}'", said])
             for name, said in (
