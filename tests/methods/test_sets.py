@@ -213,7 +213,7 @@ def test_a_search_is_trained_evaluated_resumed_and_sampled(feedback, tmp_path, m
     assert whole.lengths == [9, 5, 8] and len(whole.problems["train"]) == 40
     said = capsys.readouterr().out
     assert "thoughts " in said and said.count("3 thoughts in place of") == 3
-    assert all(f"data/{name}: 3 cont" in said for name in ("chains", "small"))
+    assert all(f"data/{name}: 3 thoughts in" in said for name in ("chains", "small"))
     parts = run_to_the_end([*flags, "--out_dir=out/parts"], stop_at=(4, 11, 20))
     assert all(torch.equal(*pair) for pair in zip(whole.model.parameters(), parts.model.parameters()))
     assert open("out/whole/log.txt").read() == open("out/parts/log.txt").read()
