@@ -163,9 +163,9 @@ def test_values_may_have_commas(argv, folders, values):
     "argv, parts",
     [
         (["methd=cot"], ["no setting 'methd'; did you mean method?"]),
-        (["method=cot,none"], ["method = 'none', expected some of coconut"]),
+        (["method=cot,none"], ["'none' would be methods/none.py, which is not there; expected it, or one of coconut"]),
         (["losses=ce:2;stop:2"], ["losses = 'stop:2', expected NAME:WEIGHT with a name of ce"]),
-        (["feedback=last;lst"], ["feedback = 'lst', expected some of last"]),
+        (["feedback=last;lst"], ["feedback = 'lst': 'lst' is none of last", "did you mean last?"]),
         (["seed=1,1"], ["different values"]),
         (["out_dir=a,b"], ["different values", "out_dir"]),
         (["seed=1,2", "--resume"], ["resume has no place here"]),
