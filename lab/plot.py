@@ -127,7 +127,7 @@ def training_title(log, last_begins):
     """With how many thoughts in the first and in the last evaluation, and what came of it in the last stage."""
     best = max(value for step, value in log["valid/accuracy"] if step > last_begins)
     thoughts = [f"{value:.1f}" for _, value in log.get("valid/thoughts", [])]
-    if not thoughts:
+    if not thoughts or thoughts[-1] == "0.0":  # it writes, or pauses
         return f"{best:.1%} right in the last stage"
     first, last = thoughts[0], thoughts[-1]
     return f"{last if first == last else f'from {first} to {last}'} thoughts: {best:.1%} right in the last stage"
@@ -192,10 +192,7 @@ def draw_tree(analysis, number):
         ax.set_axis_off()
         ax.set(xlim=(-0.5, max(x for x, _ in place.values()) + 0.5), ylim=(rows / 2, -rows / 2))
         share = sum(value[name] for name in frontier)
-        where = (
-            f"{share:.0%} of the value on the {len(frontier)} node{'s' if len(frontier) > 1 else ''} that can be next"
-        )
-        ax.set_title(f"after {n} thoughts: {where}", loc="left")
+        ax.set_title(f"thoughts: {n}; nodes that can be next: {len(frontier)}; their value: {share:.0%}", loc="left")
         top = max(*value.values(), 1e-9)  # a set of eight nodes is as dark as one of two
         boxes = {name: draw_node(ax, name, xy, value[name], top, example) for name, xy in place.items()}
         fig.canvas.draw()  # a box knows its size when it has been drawn
