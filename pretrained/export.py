@@ -18,7 +18,7 @@ import sys
 from contextlib import suppress
 
 from checkpoint import find_checkpoint, load_checkpoint
-from config import TrainConfig, UserError, cli
+from config import TrainConfig, UserError, cli, replacing
 from curriculum import config_class
 from model import GPT, is_projection
 from pretrained.hf_tokenizer import write_json, write_tokenizer_json
@@ -26,9 +26,16 @@ from pretrained.llama import NAMES
 from pretrained.weights import THINKING
 from tokenizer import EOS
 
-# all that is, or was, written into a folder, by whatever model
-WRITTEN = ["model.safetensors", THINKING, "config.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
-           "merges.txt", "added_tokens.json", "special_tokens_map.json", "generation_config.json"]  # fmt: skip
+# what else an export may have left in a folder
+TOKENIZER = ["tokenizer.json", "tokenizer_config.json"]
+OTHERS = [
+    THINKING,
+    "vocab.json",
+    "merges.txt",
+    "added_tokens.json",
+    "special_tokens_map.json",
+    "generation_config.json",
+]
 
 
 def write_safetensors(path, tensors):
@@ -39,7 +46,7 @@ def write_safetensors(path, tensors):
         header[name] = {"dtype": "F32", "shape": list(t.shape), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)  # so that the data starts aligned
-    with open(path, "wb") as f:
+    with replacing(path, "wb") as f:
         f.write(len(text).to_bytes(8, "little") + text)
         for t in tensors.values():
             f.write(t.detach().float().cpu().contiguous().numpy().tobytes())
@@ -77,16 +84,18 @@ def export(base, tok, folder, **noted):
     tensors, config = as_gpt2(base) if isinstance(base, GPT) else as_llama(base)
     eos = tok.encode_single_token(EOS)
     os.makedirs(folder, exist_ok=True)
-    for name in WRITTEN:  # of an earlier export: another model's tokenizer would be worse than none
-        with suppress(FileNotFoundError):
-            os.remove(os.path.join(folder, name))
     write_safetensors(os.path.join(folder, "model.safetensors"), tensors)
     config |= {"bos_token_id": [*tok.bos, eos][0], "eos_token_id": eos}
     write_json(os.path.join(folder, "config.json"), config | noted)
     try:
         write_tokenizer_json(tok, folder)
-    except UserError as e:  # the weights are good all the same
+        stale = OTHERS
+    except NotImplementedError as e:  # the weights are good all the same
         print(f"no tokenizer written: {e}", file=sys.stderr)
+        stale = OTHERS + TOKENIZER
+    for name in stale:  # of an earlier export: another model's would be worse than none
+        with suppress(FileNotFoundError):
+            os.remove(os.path.join(folder, name))
 
 
 def thinking(cfg):

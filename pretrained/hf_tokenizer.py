@@ -12,7 +12,7 @@ import itertools
 import json
 import os
 
-from config import UserError, read_text
+from config import UserError, read_text, replacing
 from pretrained.hub import find_beside, read_beside
 from tokenizer import EOS, SPECIALS, NFCEncoding, make_tokenizer
 
@@ -202,9 +202,10 @@ FLAGS = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": F
 
 
 def spell(tok):
-    """(vocab {letters: number}, merges ["a b"]) of a tiktoken.Encoding; UserError if not all tokens are merged of two.
+    """(vocab {letters: number}, merges ["a b"]) of a tiktoken.Encoding.
 
-    Whole words are not. For tiktoken any two tokens merge whose bytes together are a token, so each way is a merge.
+    NotImplementedError unless all are merged of two, as whole words are not. For tiktoken any two tokens merge whose
+    bytes together are a token, so each way is a merge.
     """
     letters, ranks, merges = byte_letters(), tok._mergeable_ranks, []
     spelt = {token: "".join(letters[b] for b in token) for token in ranks}
@@ -212,7 +213,7 @@ def spell(tok):
         halves = [(token[:i], token[i:]) for i in range(1, len(token))]
         ways = [f"{spelt[a]} {spelt[b]}" for a, b in halves if a in ranks and b in ranks]
         if halves and not ways:
-            raise UserError(f"{tok.name!r} is none of Hugging Face's")
+            raise NotImplementedError(f"{tok.name!r} is none of Hugging Face's")
         merges += ways
     return {spelt[token]: i for token, i in ranks.items()}, merges
 
@@ -237,5 +238,5 @@ def write_tokenizer_json(tok, folder):
 
 
 def write_json(path, content):
-    with open(path, "w", encoding="utf-8") as f:
+    with replacing(path) as f:
         json.dump(content, f, ensure_ascii=False, indent=1)

@@ -868,6 +868,18 @@ def test_what_we_export_thinks_the_same_in_transformers(checkpoint, gpt2, tmp_pa
             assert tok.decode(tokens).replace("<|endoftext|>", "") == text
 
 
+def test_an_export_that_fails_leaves_the_old_one(checkpoint):
+    """A disk that is full. Catches half a new model.safetensors over the old one, and an error without its name."""
+    path, _ = checkpoint
+    export.main([path, "exported"])
+    before = {name: open(f"exported/{name}", "rb").read() for name in os.listdir("exported")}
+    limited = f"ulimit -f 8; exec {sys.executable} -m pretrained.export {path} exported"
+    env = {**os.environ, "PYTHONPATH": HERE}
+    done = subprocess.run(["bash", "-c", limited], env=env, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and "exported/model.safetensors" in done.stderr and done.stderr.count("\n") == 1
+    assert {name: open(f"exported/{name}", "rb").read() for name in os.listdir("exported")} == before
+
+
 @needs_transformers
 def test_exported_tokenizer_is_gpt2s(tmp_path, gpt2):
     """Catches a wrong merge, byte or id among 50,260."""
