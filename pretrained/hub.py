@@ -170,10 +170,11 @@ def read(source):
 
 
 def refuse(config, where, expected):
-    """UserError unless a config's values are among those expected, {name: (values, the default first)}."""
+    """UserError unless what a config says is among what is expected, {name: values}; null is as good as nothing."""
     for name, values in expected.items():
-        if config.get(name, values[0]) not in values:
-            raise UserError(f"{where}: {name} is {config[name]!r}, expected {either(values)}")
+        value = config.get(name)
+        if value is not None and value not in values:
+            raise UserError(f"{where}: {name} is {value!r}, expected {either(values)}")
 
 
 def either(values):

@@ -240,7 +240,7 @@ base_classes = Llama, LlamaConfig
 
 # ---------------------------------------------------------------- from Hugging Face's files
 
-# what a config.json may say, since this is what is computed here; what is missing there means the first of them
+# what a config.json may say, since this is what is computed here
 COMPUTED = {
     "model_type": ("llama", "mistral", "qwen2", "qwen3"),
     "hidden_act": ("silu",),

@@ -388,6 +388,15 @@ def test_what_is_not_supported_is_said(change, message, tmp_path):
     assert "\n" not in str(e.value)
 
 
+def test_null_means_the_default(tmp_path):
+    """As in config.json's of several programs. Catches a model that is refused for nothing."""
+    random_hf("qwen2").save_pretrained(tmp_path)
+    path = tmp_path / "config.json"
+    nothing = dict.fromkeys(("layer_types", "mlp_bias", "attention_bias", "head_dim", "rope_scaling", "sliding_window"))
+    path.write_text(json.dumps(json.loads(path.read_text()) | nothing))
+    assert Llama.from_pretrained(str(tmp_path)).config.head_dim == 6
+
+
 def test_a_folder_without_config_or_with_another_head(tmp_path):
     hf = random_hf("llama")
     hf.save_pretrained(tmp_path)
