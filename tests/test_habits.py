@@ -240,7 +240,7 @@ def test_other_files_are_no_checkpoints(content, part, tmp_path, capsys, monkeyp
         (["--data_dir=/nowhere"], ["/nowhere/test.json: no such file"]),
         (["--data_dir=/nowhere", "--max_new_tokens=1", "--c_thought=5"], ["without effect", "--c_thought (there: 1)"]),
         (["--lr=3", "--steps=1,1", "--seed=1"], ["without effect on an evaluation: --lr (there: (0.001,)), --steps"]),
-        (["config.py"], ["without effect", "n_layer in config.py (there: 1)"]),
+        (["seven.py"], ["without effect", "n_layer in seven.py (there: 1)"]),
         (["--eval_file=data/test.json", "--data_dir=other"], ["--eval_file and --data_dir", "one of them"]),
         (["--data_dir=data,other"], ["--data_dir names several folders"]),
         (["--eval_file=nowhere.json"], ["nowhere.json: no such file"]),
@@ -251,7 +251,7 @@ def test_other_files_are_no_checkpoints(content, part, tmp_path, capsys, monkeyp
 )
 def test_what_would_not_act_is_refused(argv, parts, in_trained, capsys, monkeypatch):
     """Catches an evaluation that is not what was asked for."""
-    with open("config.py", "w") as f:
+    with open("seven.py", "w") as f:
         f.write("max_latent_stage = 2\nn_layer = 7\n")
     error = fails(train.main, ["--eval_only=out/run", *argv], capsys, monkeypatch)
     assert all(part in error for part in parts), error
@@ -295,7 +295,7 @@ def test_weights_from_elsewhere_need_no_tokenizer_named(in_trained, capsys, monk
     train.main([*argv, "recipe.py"])
     assert "no_cot, stage" in capsys.readouterr().out
     assert "without effect on an evaluation: --n_head" in fails(train.main, [*argv, "--n_head=2"], capsys, monkeypatch)
-    assert "GPT-2's tokens only" in fails(train.main, [*argv, "--tokenizer=words"], capsys, monkeypatch)
+    assert "it knows the tokens of 'gpt2' only" in fails(train.main, [*argv, "--tokenizer=words"], capsys, monkeypatch)
 
 
 # ---------------------------------------------------------------- data of one's own
