@@ -267,9 +267,14 @@ def test_the_table_of_methods_is_that_of_its_runs():
         cost = mean(task, method, "cpu_seconds") / mean(task, "cot", "cpu_seconds")
         return [f"{tokens} + {thoughts}".removesuffix(" + 0"), f"{cost:.1f}"]
 
-    for page, first, of in (("README.md", 2, accuracy), ("docs/methods.md", 1, effort)):
-        rows = re.findall(r"^\| `(\w+)` (\|.*\|)$", read(page), flags=re.M)
+    rows = re.findall(r"^\| `(\w+)` (\|.*\|)$", read("docs/methods.md"), flags=re.M)
+    for of in (accuracy, effort):
         for method in dict.fromkeys(run["method"] for run in made):
             wanted = sum((of(task, method) for task in about), [])
-            cells = [[cell.strip() for cell in line.split("|")[first:-1]] for name, line in rows if name == method]
-            assert wanted in cells, (page, method, wanted)
+            cells = [[cell.strip() for cell in line.split("|")[1:-1]] for name, line in rows if name == method]
+            assert wanted in cells, (method, wanted)
+    methods = "cot", "coconut", "no_cot", "pause_as_thought"  # README's columns
+    found = re.findall(r"[\d.]+ \([\d.]+-[\d.]+\)", read("README.md").partition("## Results")[2])
+    for task in about:
+        wanted = sum((accuracy(task, method) for method in methods), [])
+        assert any(found[i : i + 4] == wanted for i in range(0, len(found), 4)), (task, wanted)
