@@ -122,6 +122,12 @@ def latest_run():
     return max(filter(os.path.isfile, found), key=os.path.getmtime, default="out")
 
 
+def questions_for(path, cfg):
+    """The data file to try a checkpoint with: NAME.json beside NAME.pt if it is there, else its task's test file."""
+    beside = os.path.splitext(path)[0] + ".json"
+    return beside if os.path.exists(beside) else os.path.join(cfg.data_dir[-1], "test.json")
+
+
 def is_ours(path):
     """Whether a file is a checkpoint that Run.save wrote, of whatever format."""
     try:
@@ -163,7 +169,7 @@ def load_checkpoint(path):
         raise
     except Exception as e:  # one that was changed by hand
         raise UserError(f"{path}: a broken checkpoint: {first_line(e)}") from None
-    return model.eval(), cfg, tok, saved
+    return model.float().eval(), cfg, tok, saved  # float: a file may have it in half precision, to be small
 
 
 def token_ids(tok):

@@ -18,7 +18,6 @@ A whole file of questions, measured: train.py --eval_only and lab/analyze.py.
 """
 
 import json
-import os
 import sys
 from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
@@ -35,6 +34,7 @@ from checkpoint import (
     latest_run,
     load_checkpoint,
     pick_device,
+    questions_for,
     source_tokenizer,
 )
 from config import UserError, cli, option, parse
@@ -51,7 +51,7 @@ class SampleConfig:
     )
     question: str | None = option(None, "a question to answer")
     interactive: bool = option(False, "read questions from the terminal")
-    file: str = option("", "a data file to take questions from; by default the run's test.json")
+    file: str = option("", "a data file to take questions from; by default NAME.json beside NAME.pt, or test.json")
     count: int = option(3, "how many of the file's questions", least=1)
     top: int = option(5, "tokens to show for each thought", least=1)
     json: bool = option(False, "print one JSON document, and nothing else on stdout")
@@ -89,7 +89,7 @@ def load(args):
 def ask(args, cfg, known):
     """Yields lists of problems to answer together: a file's, or a single one as it is asked."""
     if args.question is None and not args.interactive:
-        yield data.load_json(args.file or os.path.join(cfg.data_dir[-1], "test.json"))[: args.count]
+        yield data.load_json(args.file or questions_for(known["path"], cfg))[: args.count]
     typed = [] if args.question is None else [args.question]
     if args.interactive:
         print("type questions; an empty line ends")

@@ -6,7 +6,6 @@ inputs are the same; what differs from question to question are the keys and val
 what is replaced.
 """
 
-import os
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,7 +13,7 @@ import torch
 from torch.nn import functional as F
 
 import data
-from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device
+from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device, questions_for
 from coconut import Coconut
 from config import UserError, option
 from curriculum import Prompt, Row, kind_of, make_prompt, make_task, row_for
@@ -28,7 +27,7 @@ TOLD = {"targets", "tokens", "first"}  # one of these is in Row.extra if states 
 @dataclass
 class LookConfig:
     ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
-    data: str = option("", "a data file; by default test.json of the checkpoint's task")
+    data: str = option("", "a data file; by default NAME.json beside NAME.pt, or test.json of its task")
     count: int = option(1000, "how many of the file's problems, at most", least=4)
     max_thoughts: int | None = option(None, "the most thoughts; by default as many as in training", least=0)
     out: str = option("", "where to write; by default beside the checkpoint")
@@ -117,7 +116,7 @@ def load(args):
     """(Questions, what they are) that args, a LookConfig, stands for."""
     path = find_checkpoint(args.ckpt or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
-    file = args.data or os.path.join(cfg.data_dir[-1], "test.json")
+    file = args.data or questions_for(path, cfg)
     raw = data.load_json(file)[: args.count]
     n_unknown, unknown = data.unknown_pieces(raw, cfg, saved["pieces"])
     hint = "lower --max_thoughts"

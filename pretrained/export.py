@@ -2,10 +2,14 @@
 Write a trained model the way Hugging Face keeps a GPT-2 or a Llama: weights, config.json, and the tokenizer.
 
     python -m pretrained.export out/gsm8k/best.pt my_model
+    python -m pretrained.export out/hops assets/hops.pt    # NAME.pt: as our own checkpoint, a small one
 
 Then, anywhere: transformers.AutoModelForCausalLM.from_pretrained("my_model"), and AutoTokenizer likewise. To let it
 think there, feed its hidden states back with inputs_embeds=, as coconut.py does; docs/weights.md shows the loop. How it
 thinks is noted in config.json, and weights that nobody else knows are in thinking.safetensors: weights.py reads both.
+
+NAME.pt has the weights in half precision and nothing of the training; a few questions of its test file, NAME.json,
+come with it, so that `python sample.py assets/hops.pt` needs no data.
 """
 
 if not __package__:
@@ -17,7 +21,8 @@ import os
 import sys
 from contextlib import suppress
 
-from checkpoint import find_checkpoint, load_checkpoint
+import data
+from checkpoint import FORMAT, find_checkpoint, load_checkpoint, questions_for, write_checkpoint
 from config import TrainConfig, UserError, cli, replacing
 from curriculum import config_class
 from model import GPT, is_projection
@@ -36,6 +41,7 @@ OTHERS = [
     "special_tokens_map.json",
     "generation_config.json",
 ]
+QUESTIONS = 30  # beside a small checkpoint: as many as explore.py shows
 
 
 def write_safetensors(path, tensors):
@@ -105,6 +111,19 @@ def thinking(cfg):
     return {name: getattr(cfg, name) for name in ("method", "feedback", *sorted(own))}
 
 
+def shrink(saved):
+    """The dict of a checkpoint without what only training needs, its weights in half precision."""
+    kept = {name: saved[name] for name in ("config", "base", "pieces", "longest", "stage")}
+    return kept | {"format": FORMAT, "model": {name: t.half() for name, t in saved["model"].items()}}
+
+
+def write_small(to, saved, problems):
+    """Write a small checkpoint, NAME.pt, and a few of the problems, NAME.json."""
+    folder, name = os.path.split(os.path.join(".", to))  # "." if it names no folder
+    write_checkpoint(os.path.join(folder, name), shrink(saved))
+    data.write_files(folder, {name.removesuffix(".pt"): problems[:QUESTIONS]})
+
+
 def main(argv):
     if argv in (["-h"], ["--help"]):
         print(__doc__.strip())
@@ -117,7 +136,11 @@ def main(argv):
     if len(argv) != 2:
         raise UserError("expected two arguments, a checkpoint and a folder: python -m pretrained.export --help")
     path, folder = find_checkpoint(argv[0]), argv[1]
-    model, cfg, tok, _ = load_checkpoint(path)
+    model, cfg, tok, saved = load_checkpoint(path)
+    if folder.endswith(".pt"):
+        write_small(folder, saved, data.load_json(questions_for(path, cfg)))
+        print(f"{folder}, and beside it {QUESTIONS} questions or fewer, NAME.json")
+        return
     export(model.base, tok, folder, nanococonut=thinking(cfg))
     own = {name: t for name, t in model.state_dict().items() if not name.startswith("base.")}
     if own:
