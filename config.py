@@ -9,21 +9,22 @@ train.py are TrainConfig's; why a value: configs/. At the end: what users bring,
 import ast
 import dataclasses
 import difflib
-import glob
 import importlib
+import json
 import keyword
-import math
 import os
 import sys
+import textwrap
 import types
 import typing
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
-LARGEST = 10**9  # no setting that is an integer may be larger, unless its option() says so
-NANOGPT = {  # what is known there by another name
+PROJECT = os.path.dirname(os.path.abspath(__file__))
+OTHER_NAMES = {  # what is known elsewhere by another name
     "learning_rate": "lr", "max_iters": "steps", "eval_interval": "eval_every", "log_interval": "log_every",
-    "warmup_iters": "warmup_steps", "dataset": "data_dir",
+    "warmup_iters": "warmup_steps", "dataset": "data_dir", "prompt": "question",
 }  # fmt: skip
 
 
@@ -31,68 +32,68 @@ class UserError(ValueError):
     """Something that the user can put right. config.cli() prints it in one line and exits with code 2."""
 
 
-def option(default, doc, choices=(), least=-math.inf, most=math.inf):
-    """A field with its line of --help and the values that it may have: some, or from least to most."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "choices": choices, "range": (least, most)})
+def option(default, doc, choices=(), least=0, most=10**9, group=""):
+    """A field with its line of --help and the values that it may have: some, or numbers from least to most.
+
+    group: what --help calls this setting and those that follow.
+    """
+    about = {"doc": doc, "choices": choices, "range": (least, most), "group": group}
+    return dataclasses.field(default=default, metadata=about)
 
 
-def nearest(name, known):
-    """`; did you mean ...?`, if some known name is close to it."""
+def nearest(name, known, form="{}"):
+    """`; did you mean ...?`, if some known name is close to it; form: how that name is to be written."""
     close = difflib.get_close_matches(name, known, n=1)
-    return f"; did you mean {close[0]}?" if close else ""
-
-
-def cast(value, kind):
-    """The python value as a `kind` (a type, `type | None` or tuple[type, ...]); TypeError if it is none."""
-    if isinstance(kind, types.UnionType):
-        return value if value is None else cast(value, typing.get_args(kind)[0])
-    if typing.get_origin(kind) is tuple:
-        values = value if isinstance(value, (tuple, list)) else (value,)
-        return tuple(cast(v, typing.get_args(kind)[0]) for v in values)
-    if kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not kind or value != value:  # a NaN is no setting
-        raise TypeError
-    return value
+    return f"; did you mean {form.format(close[0])}?" if close else ""
 
 
 def shown(value):
-    """A value in a message: on one line, not all of it if it is long, and a list of one as it was written."""
-    value = value[0] if isinstance(value, tuple) and len(value) == 1 else value
-    return " ".join(repr(value).split())[:100]
+    """A value in a message: on one line, not all of it if it is long, and several as one would type them."""
+    values = value if isinstance(value, (tuple, list)) else [value]
+    return " ".join(",".join(map(repr, values)).split())[:100]
+
+
+def parts_of(kind):
+    """(type of a value, whether there may be several, whether None will do) of T, tuple[T, ...] or T | None."""
+    args = typing.get_args(kind)
+    return args[0] if args else kind, typing.get_origin(kind) is tuple, types.NoneType in args
 
 
 def check(cls, name, value, where):
     """The value that field `name` of cls gets, or a UserError that says where the mistake is and what was expected."""
     known = {f.name: f for f in dataclasses.fields(cls)}
     if name not in known:
-        here = f"; it is called {NANOGPT[name]} here" if NANOGPT.get(name) in known else nearest(name, known)
-        raise UserError(f"{where}: there is no setting {name!r}{here}")
-    kind = typing.get_type_hints(cls)[name]
-    try:
-        value = cast(value, kind)
-    except TypeError:
-        kind = typing.get_args(kind)[0] if typing.get_origin(kind) or isinstance(kind, types.UnionType) else kind
-        raise UserError(f"{where}: {name} = {shown(value)}, expected {kind.__name__}") from None
+        raise UserError(f"{where}: there is no setting {name!r}{nearest(OTHER_NAMES.get(name, name), known)}")
+    kind, several, optional = parts_of(typing.get_type_hints(cls)[name])
     choices, (least, most) = known[name].metadata["choices"], known[name].metadata["range"]
-    if value == () and known[name].default:
+    if value is None and optional:
+        return None
+    values = value if several and isinstance(value, (tuple, list)) else [value]
+    if not values and known[name].default:
         raise UserError(f"{where}: {name} = (), expected at least one value")
-    for v in value if isinstance(value, tuple) else (value,):
-        if choices and v not in choices:
-            raise UserError(f"{where}: {name} = {shown(v)}, expected {' or '.join(choices)}{nearest(v, choices)}")
-        most = LARGEST if type(v) is int and most == math.inf else most
-        if isinstance(v, (int, float)) and not least <= v <= most:
-            raise UserError(
-                f"{where}: {name} = {shown(value)}, expected {f'at least {least}' if v < least else f'at most {most}'}"
-            )
-    return value
+    checked = []
+    for v in values:
+        expected = ""
+        if type(v) is not kind and (kind, type(v)) != (float, int):
+            expected = kind.__name__
+        elif choices and v not in choices:
+            expected = f"{' or '.join(choices)}{nearest(v, choices)}"
+        elif kind is not str and not least <= v <= most:  # so NaN is none, either
+            expected = f"at least {least}" if v < least else f"at most {most}"
+        elif kind is str and v.encode(errors="ignore").decode() != v:
+            expected = "UTF-8"
+        if expected:
+            raise UserError(f"{where}: {name} = {shown(v)}, expected {expected}")
+        home = kind is str and v.startswith("~/")
+        checked.append(os.path.expanduser(v) if home else kind(v))
+    return tuple(checked) if several else checked[0]
 
 
 @dataclass
 class Command:
     """What train.py is to do; how, is said by TrainConfig."""
 
-    resume: bool = option(False, "go on with the run in out_dir")
+    resume: bool = option(False, "go on with the run in out_dir", group="what to do")
     overwrite: bool = option(False, "discard the run in out_dir and start again")
     eval_only: str = option("", "no training: evaluate this checkpoint, or weights from elsewhere")
     eval_file: str = option("", "the data file for --eval_only; by default test.json in the last data_dir")
@@ -109,8 +110,9 @@ class TrainConfig(Command):
     What only one method, task or base model has, is said in its file, and comes with it: curriculum.config_class.
     """
 
-    # data
-    data_dir: tuple[str, ...] = option(("data/hops",), "folder of train.json, valid.json, test.json, for each stage")
+    data_dir: tuple[str, ...] = option(
+        ("data/hops",), "folder of train.json, valid.json, test.json, for each stage", group="data"
+    )
     tokenizer: str = option(
         "words", "gpt2, that of the weights in init_from (source), or one made from the training data",
         ("gpt2", "source", "words", "digits", "chars"),
@@ -119,29 +121,29 @@ class TrainConfig(Command):
     step_format: str = option("{}\n", "how a step is written")
     answer_format: str = option("### {}", "how the answer is written; what stands before {} marks it when grading")
     task: str = option("", "a file of tasks/: how problems are drawn anew, and when an answer is right")
-    # method
     method: str = option(
-        "coconut", "what to train: a row of table 1 (curriculum.py), a file of methods/, or several: simcot+seq_vcr"
+        "coconut",
+        "what to train: a row of table 1 (curriculum.py), a file of methods/, or several: simcot+seq_vcr",
+        group="method",
     )
-    c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", least=0, most=1000)
-    max_latent_stage: int = option(
-        4, "stages after stage 0; a final one follows if some steps remain", least=0, most=1000
-    )
+    c_thought: int = option(1, "thoughts in place of one written step (the paper's c)", most=1000)
+    max_latent_stage: int = option(4, "stages after stage 0; a final one follows if some steps remain", most=1000)
     pad_latent_to_max: bool = option(False, "problems with few steps get as many thoughts as the others")
     mixing: str = option(
         "uniform",
         "examples of other stages in a stage: any, with a chance of uniform_prob; earlier ones, i with weight i + 1",
         ("none", "uniform", "proportional"),
     )
-    uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", least=0, most=1)
+    uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", most=1)
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "eot", "none"))
     peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
     icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
     feedback: str = option("last", "what is fed back as the next thought (feedback.py)")
     losses: tuple[str, ...] = option((), "other weights of losses than the method's: NAME:WEIGHT, such as ce:3")
-    # model
     init_from: str = option(
-        "scratch", "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder"
+        "scratch",
+        "scratch, or weights to begin with: best.pt of a run, gpt2, ..., hf:owner/name, a file, a folder",
+        group="model",
     )
     model: str = option("gpt2", "the base model: model.py's, or a file of pretrained/ (llama); weights bring theirs")
     n_layer: int = option(2, "transformer blocks", least=1, most=1000)
@@ -149,36 +151,43 @@ class TrainConfig(Command):
     n_embd: int = option(128, "width", least=1, most=100_000)
     block_size: int = option(64, "positions that a sequence may have, thoughts included", least=1, most=10**6)
     init: str = option("gpt2", "how random weights are drawn (checkpoint.py)", ("gpt2", "induction"))
-    dropout: float = option(0.0, "dropout", least=0, most=1)
-    # optimisation
-    epochs: tuple[int, ...] = option((1,), "length of each stage in passes over the training data", least=1)
+    dropout: float = option(0.0, "dropout", most=1)
+    epochs: tuple[int, ...] = option(
+        (1,), "length of each stage in passes over the training data", least=1, group="optimisation"
+    )
     steps: tuple[int, ...] = option(
         (), "length of each stage in optimizer steps, instead of epochs; a single stage gets the sum of all", least=1
     )
-    master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", least=0, most=1)
+    master_at: float = option(0.0, "leave a stage once validation accuracy reaches this; 0: never", most=1)
     batch_size: int = option(64, "examples in an optimizer step", least=1)
-    micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them", least=0)
-    micro_batch_tokens: int = option(0, "positions in a forward pass, padding included; 0: no limit", least=0)
+    micro_batch_size: int = option(0, "examples in a forward pass, gradients accumulate; 0: all of them")
+    micro_batch_tokens: int = option(0, "positions in a forward pass, padding included; 0: no limit")
     sort_window: int = option(1, "batches whose examples are sorted by length, against padding; 1: no sorting", least=1)
-    lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage", least=0)
-    warmup_steps: int = option(0, "steps of linear warm-up in each stage", least=0)
-    min_lr_ratio: tuple[float, ...] = option((1.0,), "cosine decay to this fraction of lr in a stage; 1: none", least=0)
-    weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters", least=0)
-    beta2: float = option(0.999, "AdamW's second beta", least=0, most=0.999999)
-    grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit", least=0)
+    lr: tuple[float, ...] = option((1e-3,), "learning rate of each stage")
+    warmup_steps: int = option(0, "steps of linear warm-up in each stage")
+    min_lr_ratio: tuple[float, ...] = option((1.0,), "cosine decay to this fraction of lr in a stage; 1: none")
+    weight_decay: float = option(0.01, "AdamW's weight decay, on all parameters")
+    beta2: float = option(0.999, "AdamW's second beta", most=0.999999)
+    grad_clip: float = option(0.0, "largest norm of the gradient; 0: no limit")
     reset_optimizer: str = option("stage", "a new AdamW each stage (paper) or epoch (their code)", ("stage", "epoch"))
     dtype: str = option(
         "auto", "auto: bfloat16 where GPU or CPU gain by it, else float32", ("auto", "float32", "bfloat16")
     )
     speed: tuple[str, ...] = option((), "files of speed/: fast, compiled, recompute; with torchrun: shard")
-    # evaluation, files, machine
-    eval_every: int = option(0, "steps between evaluations; 0: at the end of each epoch", least=0)
+    eval_every: int = option(
+        0, "steps between evaluations; 0: at the end of each epoch", group="evaluation, files, machine"
+    )
     eval_batch_size: int = option(250, "questions answered at once in an evaluation", least=1)
-    max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution", least=0)
+    max_new_tokens: int = option(0, "most tokens written in an evaluation; 0: as the longest solution")
     log_every: int = option(50, "steps between progress lines", least=1)
     out_dir: str = option("out/hops", "where checkpoints and log.txt go")
-    seed: int = option(1, "decides the initial weights and the order of the data", least=0, most=2**63)
+    seed: int = option(1, "decides the initial weights and the order of the data", most=2**63)
     device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+
+    # what --help does not show, but --help=all does
+    rare = """eval_file question_format step_format answer_format mixing markers icot_tokens losses model init
+              micro_batch_tokens sort_window beta2 reset_optimizer dtype speed eval_batch_size max_new_tokens
+              log_every""".split()
 
     def __post_init__(self):
         super().__post_init__()
@@ -202,68 +211,72 @@ class TrainConfig(Command):
 # ---------------------------------------------------------------- how they are read
 
 
-def python_files(folder):
-    """The names of the Python files in a folder, sorted; none if there is no such folder."""
-    return sorted(os.path.basename(path) for path in glob.glob(os.path.join(folder, "*.py")))
+def names_in(folder):
+    """The names of the Python files in one of the project's folders."""
+    return sorted(path.stem for path in Path(PROJECT, folder).glob("*.py"))
 
 
 def read_config_file(path):
-    """{name: (value, line)} of a file of plain assignments; UserError with file and line for anything else."""
+    """({name: value}, {name: where it stands}) of a file of plain assignments; UserError for anything else."""
     if not os.path.exists(path):
-        folder = os.path.dirname(path) or "."
-        hint = nearest(os.path.basename(path), python_files(folder))
-        if os.path.exists(ours(path)):
-            hint = f"; did you mean {ours(path)}?"
-        raise UserError(no_such("config file", path) + hint)
-    if path.endswith((".json", ".jsonl", ".pt")):
+        hint = nearest(Path(path).stem, names_in("configs"), ours("configs", "{}.py"))
+        raise UserError(f"{no_such('config file', path)}{hint or '; settings are --name=value or --name=value,value'}")
+    if not path.endswith(".py"):
         raise UserError(f"{path}: expected a config file, NAME.py (folders with data: --data_dir, models: --init_from)")
     try:
         tree = ast.parse(read_text(path))
-    except UserError:
-        raise
-    except (SyntaxError, ValueError) as e:
+    except SyntaxError as e:
         raise UserError(f"{path}: not a config file of `name = value` lines: {e}") from None
-    settings = {}
+    settings, places = {}, {}
     for line in tree.body:
         where = f"{path}, line {line.lineno}"
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
             continue  # the docstring
-        if not (isinstance(line, ast.Assign) and len(line.targets) == 1 and isinstance(line.targets[0], ast.Name)):
+        if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
             raise UserError(f"{where}: expected `name = value`")
+        name = line.targets[0].id
         try:
-            settings[line.targets[0].id] = ast.literal_eval(line.value), line.lineno
+            settings[name], places[name] = ast.literal_eval(line.value), f"{name} in {where}"
         except (ValueError, TypeError, SyntaxError):
             raise UserError(f"{where}: expected a plain value such as 1e-4, (1, 2) or 'text'") from None
-    return settings
+    return settings, places
 
 
-def print_help(cls, doc):
-    print(doc.strip() + "\n\nsettings and their defaults:")
+def print_help(cls, doc, values, everything):
+    """The doc, if Python has not left it out (-OO), and the settings with their values, or else defaults."""
+    print(f"{(doc or '').strip()}\n\nsettings and their defaults:")
+    own, rare = cls.__annotations__, [] if everything else getattr(cls, "rare", [])
     for f in dataclasses.fields(cls):
-        among = f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
-        print(f"  --{f.name.rstrip('_') + '=' + repr(f.default):<30}  {f.metadata['doc']}{among}")
+        group = f.metadata["group"]
+        if issubclass(cls, TrainConfig) and f.name == next(iter(own), ""):
+            group = group or "the method, task or model"
+        if group:
+            print(f"\n{group}")
+        if f.name not in rare:
+            flag = f"  --{f.name.rstrip('_')}={shown(values.get(f.name, f.default))}"
+            among = f" [{', '.join(f.metadata['choices'])}]" if f.metadata["choices"] else ""
+            text = f"{flag:<30}  {f.metadata['doc']}{among}"
+            print(textwrap.fill(text, 80, subsequent_indent=" " * 32, break_on_hyphens=False))
+    if rare:
+        print("\n--help=all shows all settings")
 
 
 def split(argv, kinds):
     """(what stands alone, {name: text}) of a command line; kinds: {name: type} of the settings; bool needs no text."""
-    alone, flags, argv, last = [], {}, list(argv), ""
-    while argv:
-        arg = argv.pop(0)
-        if any("\ud800" <= c <= "\udfff" for c in arg):
-            raise UserError(f"{arg!r} is not UTF-8")
-        if not arg.startswith("--") and arg != "-h":
-            if last and not os.path.exists(arg):
-                raise UserError(f"unexpected argument {arg!r}: values are separated by commas: {last},{arg}")
+    alone, flags, open_flag = [], {}, ""
+    for arg in argv:
+        if arg == "-h":
+            arg = "--help"
+        if arg.startswith("--"):
+            name, equals, text = arg[2:].partition("=")
+            name = name.replace("-", "_")
+            name = f"{name}_" if keyword.iskeyword(name) else name  # a field cannot be called `from`
+            flags[name] = text if equals else "true" if kinds.get(name) is bool else None
+            open_flag = "" if equals else name
+        elif open_flag and (flags[open_flag] is None or arg.lower() in ("true", "false")):
+            flags[open_flag], open_flag = arg, ""
+        else:
             alone.append(arg)
-            continue
-        name, equals, text = arg.lstrip("-").partition("=")
-        name = name.replace("-", "_")
-        if not equals:
-            text = "true" if kinds.get(name) is bool else None
-            if argv and not argv[0].startswith("--") and (text is None or argv[0] in ("true", "false")):
-                text = argv.pop(0)
-        last = f"--{name}={text.rstrip(',')}" if text and typing.get_origin(kinds.get(name)) is tuple else ""
-        flags[name + "_" if keyword.iskeyword(name) else name] = text  # a field cannot be called `from`
     return alone, flags
 
 
@@ -274,46 +287,45 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     others choose. places: the settings that may come without their names, in this order. The instance's `origin` says
     which settings are not left at their defaults: {name: "--name", or "name in FILE"}; `left_out` names those of the
     file that belong to something else than the command line has chosen. UserError for anything that is not understood;
-    `--help` prints doc and the settings, and exits.
+    `--help` prints doc and the settings, as the config file has them, and exits.
     """
-    plain = isinstance(cls, type)
-    kinds = typing.get_type_hints(cls if plain else TrainConfig)
-    alone, flags = split(argv, kinds | {"h": bool, "help": bool})
+    class_for = (lambda given: cls) if isinstance(cls, type) else cls
+    alone, flags = split(argv, typing.get_type_hints(class_for({})) | {"help": bool})
+    if takes_file and "config" in flags:
+        alone.insert(0, flags.pop("config"))
     file = alone.pop(0) if takes_file and alone else None
     if len(alone) > len(places):
         raise UserError(f"unexpected argument {alone[-1]!r}: settings are given as --name=value or --name=value,value")
     flags |= dict(zip(places, alone))
-    found = read_config_file(file) if file else {}
-    written = {name: value for name, (value, _) in found.items()}
-    own = cls if plain else cls(written | flags)
-    if "h" in flags or "help" in flags:
-        print_help(own, doc)
+    help_wanted = flags.pop("help", None)
+    written, where = read_config_file(file) if file else ({}, {})
+    own, of_file = class_for(written | flags), class_for(written)
+    other = {name: value for name, value in written.items() if hasattr(of_file, name) and not hasattr(own, name)}
+    settings = {name: check(own, name, written[name], where[name]) for name in written if name not in other}
+    for name, text in flags.items():
+        settings[name] = check(own, name, from_text(own, name, text), f"--{name}")
+        where[name] = f"--{name}"
+    if help_wanted:
+        print_help(own, doc, settings, help_wanted == "all")
         sys.exit(0)
-    names = {f.name for f in dataclasses.fields(own)}
-    other = set() if plain else {f.name for f in dataclasses.fields(cls(written))} - names
-    settings = {name: check(own, name, value, f"{file}, line {line}") for name, (value, line) in found.items()
-                if name not in other}  # fmt: skip
-    values = {name: check(own, name, from_text(own, name, text), "command line") for name, text in flags.items()}
-    cfg = own(**settings | values)
-    cfg.left_out = [f"{name}={shown(value)}" for name, value in written.items() if name in other]
-    cfg.origin = {name: f"{name} in {file}" for name in settings} | {name: f"--{name}" for name in values}
+    cfg = own(**settings)
+    cfg.left_out = [f"{name}={shown(value)}" for name, value in other.items()]
+    cfg.origin = {name: where[name] for name in settings}
     return cfg
 
 
 def from_text(cls, name, text):
     """The python value that a text on the command line stands for, if it is one of this setting's kind."""
-    kind = typing.get_type_hints(cls).get(name)
+    kind, several, _ = parts_of(typing.get_type_hints(cls).get(name))
     if text is None and kind:
         raise UserError(f"--{name}: a value is missing")
-    if name.endswith("_format"):
-        text = text.replace("\\n", "\n")  # a shell does not do it
-    if kind in (str, str | None):
-        return text
-    if kind == tuple[str, ...]:
-        return text.split(",") if text else ()
+    if kind is str:
+        if name.endswith("_format"):
+            text = text.replace("\\n", "\n")  # a shell does not do it
+        return text.split(",") if several and text and not os.path.exists(text) else text
     try:
-        return {"true": True, "false": False}[text] if text in ("true", "false") else ast.literal_eval(text)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return ast.literal_eval(text.title() if kind is bool else text)
+    except (AttributeError, ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return text  # not a number or tuple: check() will say so
 
 
@@ -323,7 +335,7 @@ def upstairs(folder, name, part="", known=()):
     Nothing on this floor needs one of them: what is not asked for may be deleted, with its folder. known: the names
     that would have needed no file, for a message.
     """
-    there = [file.removesuffix(".py") for file in python_files(os.path.join(PROJECT, folder))]
+    there = names_in(folder)
     if name not in there:
         file = f"{folder}/{shown(name)[1:-1]}.py"
         others = f"; expected it, or one of {', '.join(known)}" if known else ""
@@ -334,10 +346,16 @@ def upstairs(folder, name, part="", known=()):
     return module
 
 
-# ---------------------------------------------------------------- what users bring: mistakes, paths, text files
+def settings_of(owner):
+    """The `settings` {name: (type, option(...))} of a module or class upstairs; UserError if they are none."""
+    found = getattr(owner, "settings", {})
+    pairs = found.values() if isinstance(found, dict) else [found]
+    if not all(isinstance(pair, tuple) and isinstance(pair[-1], dataclasses.Field) for pair in pairs):
+        raise UserError(f"{owner.__name__}: settings = {shown(found)}, expected {{name: (type, option(default, doc))}}")
+    return found
 
-PROJECT = os.path.dirname(os.path.abspath(__file__))
-UTF16 = b"\xff\xfe", b"\xfe\xff"  # how files that Windows calls "Unicode" begin
+
+# ---------------------------------------------------------------- what users bring: mistakes, paths, text files
 
 
 def no_such(what, path):
@@ -358,24 +376,26 @@ def read_text(path):
     UserError with file and line if it is not UTF-8 (what follows would be guesswork), or if there is no such file.
     """
     try:
-        with open(path, "rb") as f:
-            data = f.read()
+        with open(path, encoding="utf-8-sig") as f:
+            return f.read()
     except FileNotFoundError:
         raise UserError(no_such("file", path)) from None
-    except IsADirectoryError:
-        raise UserError(f"{path}: expected a file, found a folder") from None
-    if data.startswith(UTF16):
-        raise UserError(f"{path}, line 1: expected UTF-8, found UTF-16: save it as UTF-8")
-    try:
-        text = data.decode("utf-8-sig")
     except UnicodeDecodeError as e:
-        line = e.object.count(b"\n", 0, e.start) + 1  # e.object begins after a byte order mark, and so does e.start
-        before = e.object[max(0, e.start - 20) : e.start].rpartition(b"\n")[2].decode("utf-8", "ignore")
-        raise UserError(
-            f"{path}, line {line}: expected UTF-8, found the byte {e.object[e.start]:#04x} after {before!r}: "
-            "save it as UTF-8"
-        ) from None
-    return text.replace("\r\n", "\n").replace("\r", "\n") if "\r" in text else text
+        line = e.object.count(b"\n", 0, e.start) + 1
+        found = f"expected UTF-8, found the byte {e.object[e.start]:#04x}"
+        raise UserError(f"{path}, line {line}: {found}: save it as UTF-8") from None
+
+
+def read_json(path):
+    """What a JSON file holds; UserError with line and column if it is none."""
+    text = read_text(path)
+    if not text.strip():
+        raise UserError(f"{path}: an empty file, expected JSON")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as e:  # the message has line and column
+        lines = "; one problem a line? expected [problem, problem, ...]" if str(e).startswith("Extra data") else ""
+        raise UserError(f"{path}: not JSON: {e}{lines}") from None
 
 
 @contextmanager
@@ -394,6 +414,11 @@ def replacing(path, mode="w", beside=".tmp"):
     finally:
         with suppress(OSError):  # it has become the file, or there never was one
             os.remove(f"{path}{beside}")
+
+
+def counted(number, word):
+    """ "1 problem", "2 problems"."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def first_line(e):

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from torch import nn
 
 from coconut import Coconut, up_to_last
-from config import TrainConfig, UserError, upstairs
+from config import TrainConfig, UserError, settings_of, upstairs
 from tokenizer import BOT, EOT, PAUSE
 
 
@@ -327,7 +327,7 @@ def config_class(given):
         modules.append(upstairs("pretrained", str(given["model"]), "settings"))
     options = {}
     for module in modules:
-        options |= getattr(module, "settings", {})
+        options |= settings_of(module)
     fields = [(name, kind, field) for name, (kind, field) in options.items()]
     return dataclasses.make_dataclass("TrainConfig", fields, bases=(TrainConfig,))
 

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from config import UserError, cast, option
+from config import UserError, option
 from model import Past, fill, visible
 from pretrained.hub import find, one_line, read, refuse, some, unwrap
 
@@ -266,13 +266,9 @@ def read_number(config, where, name, kind):
     value = config.get(name)
     if value is None and name in MISSING:
         return MISSING[name]
-    try:
-        number = cast(value, kind)
-    except TypeError:
-        number = 0
-    if number <= 0:
+    if type(value) not in (int, kind) or not value > 0:
         raise UserError(f"{where}: {name} is {value!r}, expected a {'whole ' * (kind is int)}number above 0")
-    return number
+    return kind(value)
 
 
 def read_sizes(config, where):

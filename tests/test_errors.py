@@ -2,17 +2,18 @@
 Bad input: one line that helps, exit code 2.
 """
 
+import dataclasses
 import glob
 import json
 import os
 import re
 
 import pytest
-from helpers import HERE, PROBLEM, fails, is_there, only_with
+from helpers import HERE, PROBLEM, command, fails, is_there, only_with
 
 import sample
 import train
-from config import UserError, parse
+from config import TrainConfig, UserError, parse
 from curriculum import TABLE_1, config_class, kind_of, leave_out, objective_class
 
 LONG = {"question": "a" + " a" * 79, "steps": ["c", "d e", "f"], "answer": "g"}
@@ -115,8 +116,23 @@ def splits(folder, *problems):
         (["--method=no_cot", "--feedback=soft"], ["feedback=soft", "does not think"]),
         (["--init=induction", "--n_embd=15", "--n_head=3"], ["n_embd=15 is odd"]),
         (["--peek=maybe"], ["peek", "maybe", "bool"]),
-        (["--learning_rate=1e-3"], ["no setting 'learning_rate'; it is called lr here"]),
-        (["--uniform_prob=3"], ["uniform_prob = 3.0, expected at most 1"]),
+        (["config/hops.py"], ["config/hops.py: no such config file", "did you mean ", "hops.py?"]),
+        (["hop"], ["hop: no such config file", "did you mean ", "hops.py?"]),
+        (["--config=configs/hopps.py"], ["configs/hopps.py: no such config file", "did you mean ", "hops.py?"]),
+        (["--max_iters=3"], ["there is no setting 'max_iters'; did you mean steps?"]),
+        (["--peek", "yes"], ["yes: no such config file", "settings are --name=value"]),
+        (["--peek", "True", "--markers=none"], ["peek has no effect"]),
+        (["--lr=nan"], ["lr = ", "expected float"]),
+        (["--dropout=1e400"], ["dropout = inf, expected at most 1"]),
+        (["--weight_decay=-1"], ["weight_decay = -1, expected at least 0"]),
+        (
+            ["--data_dir=named"],
+            ["expected 'steps' to be a list, found a dict: 'question', 'step', 'answer'"],
+        ),
+        (["--data_dir=within"], ["expected a list of problems", "found a dict: 'examples'"]),
+        (["--data_dir=endless", "--tokenizer=gpt2"], ["endless/train.json: example 1: a text of 1,000,001 characters"]),
+        (["--learning_rate=1e-3"], ["no setting 'learning_rate'; did you mean lr?"]),
+        (["--uniform_prob=3"], ["uniform_prob = 3, expected at most 1"]),
         (["good/train.json"], ["good/train.json: expected a config file, NAME.py"]),
         (["--steps=0"], ["steps", "at least 1"]),
         (["--max_latent_stage=1000000"], ["max_latent_stage = 1000000", "at most 1000"]),
@@ -127,8 +143,8 @@ def splits(folder, *problems):
         (["configs/nothing.py"], ["configs/nothing.py: no such config file in the current folder, "]),
         (["-step_format={}\n"], ["-step_format={}: no such config file"]),
         (["configs/hops.py"], ["configs/hops.py: no such", "in the current folder, ", "did you mean ", "hops.py?"]),
-        (["--lr", "1e-3", "5e-4"], ["'5e-4'", "separated by commas: --lr=1e-3,5e-4"]),
-        (["--steps=9,", "12"], ["'12'", "--steps=9,12"]),
+        (["--lr", "1e-3", "5e-4"], ["5e-4: no such config file", "settings are --name=value or --name=value,value"]),
+        (["configs/hops.py", "--steps=9,", "12"], ["'12'", "settings are given as --name=value or --name=value,value"]),
         (["--out_dir=out/x", "configs/nothing.py"], ["configs/nothing.py: no such config file"]),
         (["--method=simcott"], ["'simcott'", "methods/simcott.py", "did you mean simcot?"]),
         (
@@ -150,7 +166,7 @@ def splits(folder, *problems):
         (["--data_dir=long"], ["long/train.json", "example 1", "82 + 0 + 11 positions", "block_size is 64"]),
         (
             ["--data_dir=long", "--max_latent_stage=6", "--c_thought=5", "--block_size=101", "--pad_latent_to_max"],
-            ["example 1", "82 + 30 + ", "at stage 6", "block_size is 101, expected at least 1"],
+            ["example 1", "82 + 30 + ", "block_size is 101, expected at least 1"],
         ),
         (["--data_dir=marked"], ["marked/train.json", "example 0", "'###'", "answer_format"]),
         (["--data_dir=good", "--answer_format= c{}"], ["good/train.json", "example 0", "'c'", "answer_format"]),
@@ -216,12 +232,21 @@ def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
         **dict.fromkeys(splits("blank"), "\n"),
         **splits("keyless", PROBLEM, {"question": "q", "steps": []}), **splits("good", PROBLEM),
         **splits("mistyped", {**PROBLEM, "steps": ["a", 1]}), **splits("long", PROBLEM, LONG),
+        **splits("named", {"question": "q", "step": [], "answer": "a"}),
+        **dict.fromkeys(splits("within"), json.dumps({"examples": [PROBLEM]})),
+        **splits("endless", PROBLEM, {**PROBLEM, "question": " " * 1_000_000}),
         **splits("marked", {**PROBLEM, "answer": "a ### b"}), **splits("half", {**PROBLEM, "question": "\ud83d"}),
     }.items():  # fmt: skip
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     error = fails(train.main, argv, capsys, monkeypatch)
     assert all(part in error for part in parts), error
+
+
+@pytest.mark.parametrize("flags", [["--prompt=2+2"], ["--prompt", "2+2"]])
+def test_a_question_by_another_name(flags, capsys, monkeypatch):
+    """Catches "there is no setting 'prompt'", and no more."""
+    assert "there is no setting 'prompt'; did you mean question?" in fails(sample.main, flags, capsys, monkeypatch)
 
 
 def test_sampling_refuses_bad_input(tmp_path, capsys, monkeypatch):
@@ -287,4 +312,69 @@ def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
     error = fails(train.main, wrong, capsys, monkeypatch)
     assert "losses = 'members', expected NAME:WEIGHT" in error
     error = fails(train.main, ["soft.py", "--method=no_cot", "--thought_targets=steps"], capsys, monkeypatch)
-    assert "command line: there is no setting 'thought_targets'" in error
+    assert "--thought_targets: there is no setting 'thought_targets'" in error
+
+
+# ---------------------------------------------------------------- the command line
+
+
+def settings(*argv):
+    return parse(config_class, argv, "", takes_file=True)
+
+
+def test_folders_may_be_called_anything(tmp_path, monkeypatch):
+    """Catches a folder with a comma in its name taken for two, and one that is called ~."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/ann")
+    os.makedirs("data/a,b")
+    assert settings("--data_dir=data/a,b").data_dir == ("data/a,b",)
+    assert settings("--data_dir=data/a,c").data_dir == ("data/a", "data/c")[:1] + ("c",)
+    assert settings("--out_dir=~/y", "--data_dir=~/x,z").data_dir == ("/home/ann/x", "z")
+    assert settings("--out_dir=~/y").out_dir == "/home/ann/y"
+    open("home.py", "w").write('out_dir = "~/z"\n')
+    assert settings("home.py").out_dir == "/home/ann/z" and settings("--config", "home.py").out_dir == "/home/ann/z"
+    assert settings("--peek", "True").peek and not settings("--peek", "FALSE").peek
+
+
+def test_help_shows_what_matters_with_the_values_of_the_config(capsys):
+    """Catches a list of everything, defaults that the named config does not have, and lines that a terminal wraps."""
+
+    def shown(*argv):
+        with pytest.raises(SystemExit) as e:
+            settings(*argv)
+        assert not e.value.code
+        return capsys.readouterr().out
+
+    config = os.path.join(HERE, "configs", "hops.py")
+    short, everything = shown("--help"), shown("--help=all")
+    assert {*TrainConfig.rare} < {f.name for f in dataclasses.fields(TrainConfig)}
+    for text in (short, everything, shown(config, "-h", "--lr=3")):
+        assert all(len(line) <= 80 for line in text.splitlines())
+    for f in dataclasses.fields(TrainConfig):
+        assert f"  --{f.name}=" in everything and (f"  --{f.name}=" in short) == (f.name not in TrainConfig.rare)
+    groups = ["what to do", "data", "method", "model", "optimisation", "evaluation, files, machine"]
+    assert [line for line in short.splitlines() if line in groups] == groups and "--help=all" in short
+    assert "--steps=3000,1000 " in shown(config, "--help") and "--peek=True " in shown(config, "--help")
+    assert "--lr=3.0 " in shown(config, "--lr=3", "-h")
+
+
+@only_with("methods/simcot.py")
+def test_help_of_a_method_has_its_own_settings(capsys):
+    with pytest.raises(SystemExit):
+        settings("--method=simcot", "--help")
+    assert "\nthe method, task or model\n  --decoder='model' " in capsys.readouterr().out
+    with pytest.raises(UserError, match="did you mean simcot"):
+        settings("--method=simcott", "--help")
+
+
+@pytest.mark.parametrize("script", ["train.py", "sample.py", "prepare_hops.py", "prepare_gsm8k.py", "lab.analyze"])
+def test_help_without_docstrings(script, tmp_path):
+    """Catches a traceback under python -OO, which takes the docstrings away."""
+    done = command(tmp_path, script, "--help", env=os.environ | {"PYTHONOPTIMIZE": "2"})
+    assert done.returncode == 0 and "settings and their defaults:" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("flag", ["--symbols", "--chains"])
+def test_further_help_without_docstrings(flag, tmp_path):
+    done = command(tmp_path, "prepare_prosqa.py", flag, "--help", env=os.environ | {"PYTHONOPTIMIZE": "2"})
+    assert done.returncode == 0 and "--chains=" in done.stdout, done.stderr

@@ -7,7 +7,7 @@ import pytest
 from helpers import words
 
 import curriculum
-from config import UserError
+from config import UserError, option
 
 
 @pytest.fixture
@@ -31,6 +31,14 @@ def test_a_file_that_changes_nothing_is_refused(method):
     """Catches a misspelt name, with which plain Coconut would be trained to the end."""
     method(change_rows=lambda row, *args: row)
     with pytest.raises(UserError, match=r"methods.mine: none of .*change_row.* is in this file, so it changes nothing"):
+        words(method="mine")
+
+
+@pytest.mark.parametrize("settings", [3, [], {"mine": 3}, {"mine": (int, 3)}, {"mine": option(1, "one")}])
+def test_settings_that_are_none_are_one_line(settings, method):
+    """Catches a traceback about something that is not iterable, or has no metadata."""
+    method(settings=settings)
+    with pytest.raises(UserError, match=r"methods.mine: settings = .*expected .name: .type, option"):
         words(method="mine")
 
 
