@@ -10,7 +10,6 @@ import json
 import math
 import os
 import re
-import time
 from contextlib import ExitStack, suppress
 from itertools import chain, zip_longest
 from typing import NamedTuple
@@ -18,11 +17,12 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from config import UserError, no_such, ours, read_text, replacing
+from config import UserError, counted, no_such, ours, read_json, replacing
 from curriculum import Problem, Row, for_stage, hooks, kind_of, methods_of, row_for
 from tokenizer import EOS, PATTERNS
 
 SPLITS = "train", "valid", "test"  # a task's files, NAME.json
+LONGEST = 200_000  # characters of a text; tiktoken's regex breaks down at some 500,000 spaces
 
 
 # ---------------------------------------------------------------- files
@@ -45,28 +45,53 @@ def check_exists(path):
 def load_json(path):
     """The problems of a data file as dicts; UserError says what is wrong, and where."""
     check_exists(path)
-    text = read_text(path)
-    if not text.strip():
-        raise UserError(f"{path}: an empty file, expected a list of problems")
-    try:
-        problems = json.loads(text)
-    except (ValueError, RecursionError) as e:  # the message has line and column
-        lines = "; one problem a line? expected [problem, problem, ...]" if str(e).startswith("Extra data") else ""
-        raise UserError(f"{path}: not JSON: {e}{lines}") from None
+    problems = read_json(path)
     if not isinstance(problems, list) or not problems:
-        raise UserError(f"{path}: expected a list of problems that is not empty")
-    for i, p in enumerate(problems):
-        for key, kind in (("question", str), ("steps", list), ("answer", str)):
-            if not isinstance(p, dict) or not isinstance(p.get(key), kind):
-                found = "nothing" if not isinstance(p, dict) or key not in p else repr(p[key])[:40]
-                raise UserError(f"{path}: example {i}: expected {key!r} to be a {kind.__name__}, found {found}")
-        if not all(isinstance(step, str) for step in p["steps"]):
-            raise UserError(f"{path}: example {i}: expected each of its 'steps' to be a str")
+        raise UserError(f"{path}: expected a list of problems that is not empty, found {describe(problems)}")
+    for i, problem in enumerate(problems):
         try:
-            "".join((p["question"], *p["steps"], p["answer"])).encode()
-        except UnicodeEncodeError as e:  # JSON can spell half of a character that UTF-8 cannot
-            raise UserError(f"{path}: example {i}: {e.object[e.start]!r} is no character") from None
+            check_problem(problem)
+        except ValueError as e:
+            raise UserError(f"{path}: example {i}: {e}") from None
     return problems
+
+
+def check_problem(problem):
+    """ValueError unless a problem has question, steps and answer, all of them texts."""
+    for key, kind in (("question", str), ("steps", list), ("answer", str)):
+        found = problem[key] if isinstance(problem, dict) and key in problem else problem
+        if found is problem or not isinstance(found, kind):
+            raise ValueError(f"expected {key!r} to be a {kind.__name__}, found {describe(found)}")
+    for text in (problem["question"], *problem["steps"], problem["answer"]):
+        if not isinstance(text, str):
+            raise ValueError(f"expected each of its 'steps' to be a str, found {describe(text)}")
+        if text.encode(errors="ignore").decode() != text:  # JSON can spell half of a character
+            raise ValueError(f"half a character, which is no character, in {text!r:.40}")
+
+
+def describe(value):
+    """A value in an error: its type and what is in it; of a dict the keys, so that one sees what it is called there."""
+    inside = ", ".join(map(repr, value)) if isinstance(value, dict) else repr(value)
+    return f"a {type(value).__name__}: {inside:.80}"
+
+
+def keep_sound(items, read, path, kind="example", first=0):
+    """[read(item), ...] without those for which it raises ValueError: they are counted, and three of them named.
+
+    UserError if none is sound: then it is another kind of file.
+    """
+    sound, faults = [], []
+    for number, item in enumerate(items, first):
+        try:
+            sound.append(read(item))
+        except ValueError as e:
+            faults.append(f"{kind} {number}: {e}")
+    found = f"{path}: {len(faults):,} of {len(items):,} {kind}s cannot be used: {'; '.join(faults[:3])}"
+    if not sound:
+        raise UserError(found)
+    if faults:
+        print(f"WARNING: {found}; they are left out")
+    return sound
 
 
 def write_files(folder, splits):
@@ -81,6 +106,8 @@ def write_files(folder, splits):
             file = stack.enter_context(replacing(path))
             json.dump(splits[name], file)
             file.flush()  # a full disk shows now, before any of them has its name
+    for name, path in paths.items():
+        print(f"{path}: {counted(len(splits[name]), 'problem')}, such as {splits[name][0]!s:.400}")
     return paths
 
 
@@ -90,19 +117,19 @@ def write_splits(cfg, draw):
     draw() -> (problem as a dict, its identity). No identity gets in twice, so that nothing in test is in train. Test
     comes first: where there are few problems of some kind, it is the training data that runs out of them.
     """
-    seen, splits = set(), {}
+    seen, splits = set(), dict.fromkeys(SPLITS)
     for name in ("test", "valid", "train"):
-        splits[name], misses = [], 0
-        while len(splits[name]) < getattr(cfg, name):
+        found, misses = [], 0
+        while len(found) < getattr(cfg, name):
             problem, identity = draw()
             misses = misses + 1 if identity in seen else 0
             if misses > 10_000:
                 raise UserError(f"there are only some {len(seen):,} different problems of this kind: ask for fewer")
             if not misses:
                 seen.add(identity)
-                splits[name].append(problem)
-    for name, path in write_files(cfg.out_dir, {name: splits[name] for name in SPLITS}).items():
-        print(f"{path}: {len(splits[name]):,} problems, such as {splits[name][0]!s:.400}")
+                found.append(problem)
+        splits[name] = found
+    write_files(cfg.out_dir, splits)
 
 
 # ---------------------------------------------------------------- text to tokens
@@ -128,12 +155,9 @@ def unknown_pieces(problems, cfg, pieces):
 
     The tokenizer spells them in bytes, which the model has never been trained on.
     """
-    known, found, n = {*pieces, " "}, {}, 0
-    for p in problems:
-        new = [piece.strip() or piece for piece in find_pieces([p], cfg) if piece not in known]
-        n += bool(new)
-        found.update(dict.fromkeys(new))
-    return n, [*found]
+    known = {*pieces, " "}
+    new = [[piece.strip() or piece for piece in find_pieces([p], cfg) if piece not in known] for p in problems]
+    return sum(map(bool, new)), [*dict.fromkeys(chain.from_iterable(new))]
 
 
 def name_some(pieces, most=5):
@@ -165,38 +189,39 @@ class Problems:
         return map(self.__getitem__, range(len(self)))
 
 
-def encode(problems, cfg, tok):
-    """Dicts as Problems; tiktoken uses all cores."""
+def encode(problems, cfg, tok, path="problems"):
+    """Dicts as Problems; tiktoken uses all cores. UserError for a text that is too long for it."""
     eos, dtype = tok.encode_single_token(EOS), np.uint16 if tok.n_vocab <= 1 << 16 else np.uint32
-    arrays, lengths, first, began = [], [0], [0], time.monotonic()
+    if len(problems) > 20_000:
+        print(f"tokenising {len(problems):,} problems", flush=True)
+    arrays, lengths, first = [], [0], [0]
     for start in range(0, len(problems), 20_000):  # never more than so many as Python lists
         chunk = [texts(p, cfg) for p in problems[start : start + 20_000]]
-        encoded = tok.encode_ordinary_batch([text for written in chunk for text in written], num_threads=os.cpu_count())
-        first += [len(written) for written in chunk]
+        for i, written in enumerate(chunk, start):
+            longest = max(map(len, written))
+            if longest > LONGEST:
+                raise UserError(f"{path}: example {i}: a text of {longest:,} characters, expected at most {LONGEST:,}")
+        encoded = tok.encode_ordinary_batch([*chain.from_iterable(chunk)], num_threads=os.cpu_count())
+        first += map(len, chunk)
         ends = np.cumsum(first[start + 1 :])
         for begin, end in zip([0, *ends], ends):
             encoded[begin] = tok.bos + encoded[begin]  # the question
             encoded[end - 1].append(eos)  # the answer
         lengths += map(len, encoded)
         arrays.append(np.fromiter(chain.from_iterable(encoded), dtype))
-        done = start + len(chunk)
-        if len(problems) > 20_000:
-            left = (time.monotonic() - began) / done * (len(problems) - done)
-            end = "\n" if done == len(problems) else ""
-            print(f"\rtokenised {done:,} of {len(problems):,} problems, {left:.0f} s left  ", end=end, flush=True)
     return Problems(np.concatenate(arrays), np.cumsum(lengths), np.cumsum(first))
 
 
 def load(path, cfg, tok, pieces=()):
     """The Problems of a data file, checked. Their tokens are kept beside it, in path + ".npz", for the next time."""
     check_exists(path)
-    with open(path, "rb") as f:
-        key = hashlib.sha256(f.read())
-    for part in ("2", cfg.tokenizer, cfg.question_format, cfg.step_format, cfg.answer_format, *pieces):
-        key.update(part.encode() + b"\0")  # "2": to be raised when encode() changes
+    formats = cfg.question_format, cfg.step_format, cfg.answer_format
+    made_with = ("2", cfg.tokenizer, *formats, *pieces)  # "2": to be raised when encode() changes
+    with open(path, "rb") as file:
+        key = hashlib.sha256(file.read() + "".join(f"{part}\0" for part in made_with).encode()).hexdigest()
     try:
         with np.load(path + ".npz") as cache:
-            fresh = cache["key"] == key.hexdigest()
+            fresh = cache["key"] == key
             problems = Problems(cache["tokens"], cache["bounds"], cache["first"]) if fresh else None
     except Exception:  # there is none yet, or not a whole one: numpy and zipfile have many words for it
         problems = None
@@ -207,36 +232,33 @@ def load(path, cfg, tok, pieces=()):
             _, *steps, answer = texts(p, cfg)
             if any(mark in step for step in steps) or answer.count(mark) > 1:
                 raise UserError(f"{path}: example {i}: {mark!r} marks the answer (answer_format), but stands elsewhere")
-        problems = encode(raw, cfg, tok)
-        arrays = {"tokens": problems.tokens, "bounds": problems.bounds, "first": problems.first}
+        problems = encode(raw, cfg, tok, path)
         beside = f".{os.getpid()}.tmp"  # several processes may do this at once
         with suppress(UserError), replacing(path + ".npz", "wb", beside) as file:  # not kept: it takes longer next time
-            np.savez(file, key=key.hexdigest(), **arrays)
+            np.savez(file, key=key, tokens=problems.tokens, bounds=problems.bounds, first=problems.first)
     check_lengths(problems, cfg, tok, path, pieces)
-    problems.key = key.hexdigest()
+    problems.key = key
     return problems
 
 
 def check_lengths(problems, cfg, tok, path, pieces=()):
     """UserError for a problem without a question, or one that does not fit into block_size at some stage."""
-    first = problems.first
-    if not (np.diff(problems.bounds)[first[:-1]]).all():
-        raise UserError(f"{path}: example {np.diff(problems.bounds)[first[:-1]].argmin()}: its question has no tokens")
+    lengths = np.diff(problems.bounds[problems.first])  # tokens of each problem
+    empty = np.diff(problems.bounds)[problems.first[:-1]] == 0
+    if empty.any():
+        raise UserError(f"{path}: example {empty.argmax()}: its question has no tokens")
     last = cfg.max_latent_stage
     n = problems.n_steps.clip(max=last)
     if cfg.pad_latent_to_max or methods_of(cfg.method):  # a later method may want more thoughts
         n = last
-    most = np.diff(problems.bounds[first]) + 2 + cfg.c_thought * n  # all steps and all thoughts
+    most = lengths + 2 + cfg.c_thought * n  # all steps and all thoughts
     for i in np.argsort(-most, kind="stable")[: (most > cfg.block_size).sum()]:
-        longest = cfg.block_size
-        for stage in sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1}):  # others are as one of them
-            row = row_for(problems[i], stage, cfg, tok)
-            parts = len(row.prefix), max(row.n, row.prompt.n), len(row.suffix)
-            if sum(parts) > longest:
-                longest = sum(parts)
-                lengths = f"{' + '.join(map(str, parts))} positions (prefix, thoughts, suffix) at stage {stage}"
-        if longest > cfg.block_size:
-            needed = f"block_size is {cfg.block_size}, expected at least {longest}"
+        stages = sorted({*range(min(problems.n_steps[i], last) + 2), last, last + 1})  # others are as one of them
+        rows = [row_for(problems[i], stage, cfg, tok) for stage in stages]
+        parts = max(((len(row.prefix), max(row.n, row.prompt.n), len(row.suffix)) for row in rows), key=sum)
+        if sum(parts) > cfg.block_size:
+            lengths = f"{' + '.join(map(str, parts))} positions (prefix, thoughts, suffix)"
+            needed = f"block_size is {cfg.block_size}, expected at least {sum(parts)}"
             unknown = unknown_pieces([load_json(path)[i]], cfg, pieces)[1]
             if unknown:
                 needed += f"; not in train.json, and so spelt in bytes, are {name_some(unknown)}"
@@ -261,9 +283,7 @@ def epoch_order(problems, stage, rng, cfg):
     With sort_window, neighbours are of similar length: shuffled rows are cut into windows of so many batches, each is
     sorted, and then the order of the batches is shuffled.
     """
-    n_steps = problems.n_steps
-    size = len(n_steps)
-    which = kind_of(cfg.method).stages
+    n_steps, size, which = problems.n_steps, len(problems.n_steps), kind_of(cfg.method).stages
     mixing = cfg.mixing if which in ("all", "tokens") else "none"
     n_stages = 1 + (cfg.max_latent_stage if which == "tokens" else n_steps)  # that a problem can be drawn from
     chance = (
@@ -275,13 +295,12 @@ def epoch_order(problems, stage, rng, cfg):
         bounds = np.arange(1, stage + 2).cumsum()
         stages = np.searchsorted(bounds, rng.random(size) * bounds[-1], side="right")
     if cfg.sort_window > 1:
-        window = cfg.sort_window * cfg.batch_size
-        order = np.concatenate(
-            [by_length(problems, order[i : i + window], stages, cfg) for i in range(0, size, window)]
-        )
-        batches = [order[i : i + cfg.batch_size] for i in range(0, size, cfg.batch_size)]
-        shuffled = rng.permutation(size // cfg.batch_size).tolist()  # the last batch, if it is a short one, stays last
-        order = np.concatenate([batches[i] for i in shuffled] + batches[len(shuffled) :])
+        starts = range(0, size, cfg.sort_window * cfg.batch_size)
+        windows = [order[i : i + starts.step] for i in starts]
+        order = np.concatenate([by_length(problems, window, stages, cfg) for window in windows])
+        n_full = size // cfg.batch_size
+        full, rest = np.split(order, [n_full * cfg.batch_size])  # the last batch, if it is a short one, stays last
+        order = np.concatenate((rng.permutation(full.reshape(n_full, cfg.batch_size)).ravel(), rest))
     return list(zip(order.tolist(), stages[order].tolist()))
 
 
@@ -377,20 +396,12 @@ def collate(rows, device="cpu"):
 
 def pad(values, filler):
     """Numbers, or lists of them, or lists of lists, ..., as one int64 array, filled up where they are short."""
-    array = np.full(extent(values), filler, np.int64)
-    fill(array, values)
+    if not values or not isinstance(values[0], list):
+        return np.array(values, np.int64)
+    parts = [pad(value, filler) for value in values]
+    shape = map(max, zip_longest(*(part.shape for part in parts), fillvalue=0))  # [] may stand for lists of lists
+    array = np.full((len(parts), *shape), filler, np.int64)
+    for row, part in zip(array, parts):
+        if part.size:
+            row[tuple(map(slice, part.shape))] = part
     return array
-
-
-def extent(values):
-    """The shape of the array that holds nested lists: [[1, 2], [3]] -> (2, 2)."""
-    shapes = [extent(value) for value in values if isinstance(value, list)]
-    return len(values), *map(max, zip_longest(*shapes, fillvalue=0))  # an empty list may stand for lists of lists
-
-
-def fill(array, values):
-    if values and isinstance(values[0], list):
-        for part, value in zip(array, values):
-            fill(part, value)
-    elif values:
-        array[: len(values)] = values

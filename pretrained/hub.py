@@ -2,7 +2,6 @@
 Where other people's files are: a name, hf:owner/name on Hugging Face, a folder, a file. Nothing read here can run code.
 """
 
-import json
 import os
 import re
 import warnings
@@ -10,7 +9,8 @@ from contextlib import contextmanager
 
 import torch
 
-from config import UserError, no_such, read_text
+import config
+from config import UserError, no_such
 from download import download
 from model import SIZES, read_safetensors
 
@@ -79,13 +79,7 @@ def find_beside(source, name):
 
 def read_json(path):
     """The object, {name: value}, in a JSON file."""
-    text = read_text(path)
-    if not text.strip():
-        raise UserError(f"{path}: an empty file, expected {{name: value}}")
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as e:
-        raise UserError(f"{path}: not JSON: {e}") from None
+    content = config.read_json(path)
     if not isinstance(content, dict):
         raise UserError(f"{path}: expected {{name: value}}")
     return content
