@@ -15,17 +15,12 @@ import os
 import re
 import sys
 import time
-import uuid
 from contextlib import contextmanager, suppress
+from urllib.parse import urlsplit
 
 import requests
 
 from config import UserError
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
 
 TIMEOUT = 10, 30  # seconds to connect, and to wait for the next bytes
 RETRIES = 5  # after failures that may pass
@@ -49,67 +44,59 @@ def mismatch(path, sha256, size):
     return ""
 
 
-def extent(response, have):
-    """(the first byte that a response brings, bytes of the whole file); None for a wrong range, and if not known."""
-    status, headers = response.status_code, response.headers
-    found = re.fullmatch(r"bytes (\d+)-\d+/(\d+)", headers.get("Content-Range", ""))
-    if status == 206 and found and int(found[1]) in (0, have):
-        return int(found[1]), int(found[2])
-    if status in (206, 416) and have:
-        return None, None
-    if status != 200:
+def show_progress(name, have, total, rate):
+    """One line on stderr of at most 79 columns, written over the last one; all in bytes."""
+    of = f"{have / total:4.0%}  {have / 1e6:.1f} of {total / 1e6:.1f} MB" if total else f"{have / 1e6:.1f} MB"
+    print(f"\r{name[:40]}  {of}  {rate / 1e6:.1f} MB/s  ", end="", file=sys.stderr, flush=True)
+
+
+def answer_to(url, have):
+    """(response, the first byte that it brings); an OSError if the server does not give the file from `have` on."""
+    # Identity: else lengths and ranges would be those of compressed data. A header that is None is not sent.
+    headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-" if have else None}
+    try:
+        response = requests.get(url, headers=headers, stream=True, timeout=TIMEOUT)
+    except requests.ConnectionError as e:  # its own message has 300 characters
+        raise OSError(f"no connection to {urlsplit(url).netloc} ({type(e).__name__})") from None
+    status, range_ = response.status_code, response.headers.get("Content-Range", "")
+    if have and (status == 416 or (status == 206 and not range_.startswith(f"bytes {have}-"))):
+        return answer_to(url, 0)  # the part is as long as the file, or longer, or the server misunderstands
+    if status not in (200, 206):
         kind = requests.ConnectionError if status == 429 or status >= 500 else requests.HTTPError
         raise kind(f"the server answers {status} {response.reason}")
-    if headers.get("Content-Encoding", "identity") != "identity":
-        raise requests.HTTPError(f"the server sends it compressed ({headers['Content-Encoding']})")
-    length = headers.get("Content-Length", "")  # a chunked response has none
-    return 0, int(length) if length.isdecimal() else None
-
-
-def show_progress(part, first, have, total, began, last=False):
-    """One line on stderr of at most 79 columns, renewed on a terminal; all in bytes, began by time.monotonic()."""
-    rate = (have - first) / max(time.monotonic() - began, 1e-6)
-    text = f"  {have / 1e6:.1f} MB  {rate / 1e6:.1f} MB/s"
-    if total:
-        left = int((total - have) / max(rate, 1))
-        text = f"  {have / total:4.0%}  {have / 1e6:.1f} of {total / 1e6:.1f} MB  {rate / 1e6:.1f} MB/s"
-        text += "" if last else f"  {left // 60}:{left % 60:02} left"
-    text = os.path.basename(part).removesuffix(".part")[: 79 - len(text)] + text
-    tty = sys.stderr.isatty()
-    print(f"\r{text:<79}" if tty else text, end="" if tty and not last else "\n", file=sys.stderr, flush=True)
+    return response, have if status == 206 else 0
 
 
 def receive(url, part, size):
-    """Append to the file `part` what it lacks, in one request; an OSError if it is not complete then."""
+    """Write to the file `part` what it lacks, in one request; an OSError if it is not complete then."""
     have = os.path.getsize(part) if os.path.exists(part) else 0
-    # Identity: else lengths and ranges would be those of compressed data. A header that is None is not sent.
-    headers = {"Accept-Encoding": "identity", "Range": f"bytes={have}-" if have else None}
-    with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as response:
-        first, total = extent(response, have)
-        if first is None:  # the part is as long as the file, or longer, or the server misunderstands
-            os.truncate(part, 0)  # not deleted: its lock is ours
-            return receive(url, part, size)
-        if None not in (size, total) and total != size:  # another file, or a login page: keep what we have
-            raise requests.HTTPError(f"the server has {total} bytes, expected {size}")
-        total, have, period = total or size, first, 0.1 if sys.stderr.isatty() else 10
-        began = shown = time.monotonic()
+    response, have = answer_to(url, have)
+    length = response.headers.get("Content-Length", "")  # a chunked response has none
+    total = have + int(length) if length.isdecimal() else size
+    if size not in (None, total):  # another file, or a login page: keep what we have
+        raise requests.HTTPError(f"the server has {total} bytes, expected {size}")
+    first, began, shown = have, time.monotonic(), 0.0
+    name = os.path.basename(part).removesuffix(".part")
+    with response, open(part, "r+b" if have else "wb") as f:
+        f.seek(have)  # not appended: where there are no locks, others write the same bytes to the same places
         try:
-            with open(part, "ab" if first else "wb") as f:
-                for chunk in response.iter_content(CHUNK):
-                    f.write(chunk)
-                    have += len(chunk)
-                    if time.monotonic() - shown > period:
-                        shown = time.monotonic()
-                        show_progress(part, first, have, total, began)
+            for chunk in response.iter_content(CHUNK):
+                f.write(chunk)
+                have += len(chunk)
+                now = time.monotonic()
+                if sys.stderr.isatty() and now - shown > 0.1:
+                    show_progress(name, have, total, (have - first) / (now - began + 1e-6))
+                    shown = now
         finally:
-            show_progress(part, first, have, total, began, last=True)
+            show_progress(name, have, total, (have - first) / (time.monotonic() - began + 1e-6))
+            print(file=sys.stderr)
     if total and have < total:
         raise requests.ConnectionError(f"the connection broke off after {have} of {total} bytes")
 
 
 def fetch(url, part, sha256, size):
-    """Make `part` the complete, verified file; an OSError if that fails. What is complete but wrong is emptied."""
-    resumed = os.path.exists(part) and os.path.getsize(part) > 0
+    """Make `part` the complete, verified file; an OSError if that fails. What is complete but wrong is removed."""
+    resumed = os.path.exists(part)
     if resumed and (sha256, size) != (None, None) and not mismatch(part, sha256, size):
         return
     for retry in range(RETRIES + 1):
@@ -123,74 +110,47 @@ def fetch(url, part, sha256, size):
             time.sleep(BACKOFF * 2**retry)
     wrong = mismatch(part, sha256, size)
     if wrong:
-        os.truncate(part, 0)
+        os.remove(part)
         if not resumed:
             raise OSError(wrong)
         fetch(url, part, sha256, size)  # its beginning was of another version: once more, from zero
 
 
-def lock(path):
-    """The file at path, open and locked until it is closed (the system closes a dead process's files); or None.
-
-    Waits as long as another process has the lock. None where there are no locks: Windows, some network file systems.
-    """
-    while fcntl:
-        file = open(path, "ab")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one says it for all
-                print(f"waiting for another process, which writes {path}", file=sys.stderr)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError:
-            file.close()
-            return None
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
-                return file
-        file.close()  # meanwhile it was renamed or deleted, and is not the file that others would lock
-    return None
-
-
 @contextmanager
-def part_of(path):
-    """The name of a part of the file to go on with, which nobody else touches until this ends."""
-    part = own = path + ".part"
-    file = lock(part)
-    if not file:  # then under a name of our own, and what another one left there is ours as soon as it has that name
-        own = f"{path}.{uuid.uuid4().hex[:8]}.part"
-        with suppress(FileNotFoundError):
-            os.replace(part, own)
-    try:
-        yield own
-    finally:
-        with suppress(FileNotFoundError):  # that is, unless it has become the file
-            if os.path.getsize(own) == 0:
-                os.remove(own)
-            elif own != part:
-                os.replace(own, part)
-        if file:
-            file.close()
+def one_at_a_time(folder):
+    """While this lasts, no other process downloads into the folder; where there are no locks, nobody waits."""
+    with open(os.path.join(folder, "lock"), "a") as file:  # the system closes a dead process's files
+        with suppress(ImportError, OSError):  # Windows, some network file systems
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if os.environ.get("RANK", "0") == "0":  # of torchrun's processes one says it for all
+                    print(f"waiting for another process, which downloads into {folder}", file=sys.stderr)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
-def download(url, path=None, sha256=None, size=None, folder=None):
+def download(url, path=None, sha256=None, size=None):
     """The path of a URL's complete file, which is fetched unless it is there; UserError in one line if that fails.
 
     sha256 (hex) and size (bytes) are verified if given, also of a file that is there; without sha256 nothing can tell
-    that an old .part is of another version. Without path the file goes into folder, or else into the cache folder.
+    that an old .part is of another version. Without path the file goes into the cache folder.
     """
     if path is None:
-        folder = folder or os.environ.get("NANOCOCONUT_CACHE") or os.path.expanduser("~/.cache/nanococonut")
-        name = re.sub(r"[^\w.-]", "_", re.split("[?#]", url)[0].rpartition("/")[2], flags=re.ASCII)[-100:]
+        folder = os.environ.get("NANOCOCONUT_CACHE") or os.path.expanduser("~/.cache/nanococonut")
+        name = re.sub(r"[^\w.-]", "_", urlsplit(url).path.rpartition("/")[2], flags=re.ASCII)[-100:]
         path = os.path.join(folder, f"{hashlib.sha256(url.encode()).hexdigest()[:10]}-{name}")
-    path = os.fspath(path)
+    folder = os.path.dirname(path) or "."
     try:
         if not os.path.exists(path):
-            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-            with part_of(path) as part:
+            os.makedirs(folder, exist_ok=True)
+            with one_at_a_time(folder):
                 if not os.path.exists(path):  # nobody has completed it while we waited
-                    fetch(url, part, sha256, size)
-                    os.replace(part, path)
+                    with suppress(FileNotFoundError):  # where there are no locks, another may have renamed it
+                        fetch(url, f"{path}.part", sha256, size)
+                        os.replace(f"{path}.part", path)
         wrong = mismatch(path, sha256, size)
         if wrong:
             raise UserError(f"{path}: {wrong}; delete it, and it will be downloaded again from {url}")
@@ -198,6 +158,16 @@ def download(url, path=None, sha256=None, size=None, folder=None):
     except OSError as e:  # requests' errors are OSErrors, and so is a full disk
         by_hand = f"try again later, or download it yourself and put it at {path}"
         raise UserError(f"cannot download {url} to {path}: {e}; {by_hand}") from None
+
+
+def find_or_download(folder, name, url, **known):
+    """The path of a file in a folder that the user has named (--from=FOLDER), or else of a URL's file."""
+    if folder:
+        return os.path.join(folder, name)
+    try:
+        return download(url, **known)
+    except UserError as e:
+        raise UserError(f"{e}; or --from=FOLDER, if you have {name} somewhere") from None
 
 
 GPT2 = {  # what is known of OpenAI's weights in Hugging Face's format: they are pinned where it is
