@@ -358,7 +358,7 @@ def with_equations(files, only):
 
 
 def main(argv):
-    cfg = parse(RenumberConfig, argv, f"{prepare_gsm8k.__doc__.strip()}\n\n{__doc__.strip()}")
+    cfg = parse(RenumberConfig, argv, __doc__)
     sources = read_files({**SOURCES["openai"], "valid": SOURCES["aug"]["valid"]}, cfg.from_)
     left_out = [problem["question"] for split in ("test", "valid") for problem in sources[split]]
     files, lines = make_files(sources["train"], left_out, cfg.renumber, cfg.largest, cfg.operations, cfg.width)
@@ -367,5 +367,4 @@ def main(argv):
         raise UserError("too few stories can be used to make train, valid, test and new of them")
     if cfg.equations != "none":
         files = with_equations(files, only=cfg.equations == "only")
-    for name, path in write_files(cfg.out_dir, files).items():
-        print(f"{path}: {len(files[name]):,} problems, such as {files[name][0]}")
+    write_files(cfg.out_dir, files)

@@ -257,7 +257,7 @@ def test_sorting_by_length_leaves_little_padding(stage):
         tok = make_tokenizer("gpt2")
     except UserError:
         pytest.skip("GPT-2's vocabulary is neither cached nor can it be downloaded")
-    problems = data.encode(prepare_gsm8k.read_lines(path, prepare_gsm8k.parse_openai), cfg, tok)
+    problems = data.encode(prepare_gsm8k.read_lines(path), cfg, tok)
 
     def rows(cfg):
         order = data.epoch_order(problems, stage, np.random.default_rng(1), cfg)

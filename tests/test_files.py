@@ -7,6 +7,7 @@ Each test names the mistake that it would catch.
 import json
 import os
 import random
+import re
 import resource
 
 import pytest
@@ -14,8 +15,8 @@ from helpers import HERE
 
 import data
 import prepare_gsm8k
-from config import TrainConfig, UserError, read_text, replacing
-from prepare_gsm8k import parse_aug, parse_openai, read_lines
+from config import TrainConfig, UserError, read_json, read_text, replacing
+from prepare_gsm8k import parse_line, read_lines
 from tokenizer import make_tokenizer
 
 # ---------------------------------------------------------------- bytes
@@ -40,11 +41,11 @@ def test_utf8_is_read_however_it_is_marked_and_ended(data, text, tmp_path):
 @pytest.mark.parametrize(
     "data, parts",
     [
-        (b"one\ntwo\nAnn has \xa35\n", ["line 3", "0xa3", "'Ann has '"]),  # cp1252
-        (b"\xef\xbb\xbfna\xefve\r\n", ["line 1", "0xef", "'na'"]),  # latin-1 after a byte order mark
-        ("猫\n猫は".encode() + b"\xe3\x81", ["line 2", "0xe3", "'猫は'"]),  # cut off within a character
-        ("猫\n\n\n犬".encode("shift_jis"), ["line 1", "0x94", "''"]),
-        ("Ann\nBob".encode("utf-16"), ["line 1", "UTF-16"]),
+        (b"one\ntwo\nAnn has \xa35\n", ["line 3", "0xa3"]),  # cp1252
+        (b"\xef\xbb\xbfna\xefve\r\n", ["line 1", "0xef"]),  # latin-1 after a byte order mark
+        ("猫\n猫は".encode() + b"\xe3\x81", ["line 2", "0xe3"]),  # cut off within a character
+        ("猫\n\n\n犬".encode("shift_jis"), ["line 1", "0x94"]),
+        ("Ann\nBob".encode("utf-16"), ["line 1", "0xff"]),
         (b"a" * 3_000_000 + b"\n\xff", ["line 2", "0xff"]),
     ],
 )
@@ -57,10 +58,20 @@ def test_other_bytes_are_refused_with_their_line(data, parts, tmp_path):
     assert "\n" not in str(e.value) and len(str(e.value)) < len(str(tmp_path)) + 120
 
 
-def test_no_file_and_a_folder_are_named(tmp_path):
-    for path, found in ((tmp_path, "found a folder"), (tmp_path / "nothing.txt", "no such file")):
-        with pytest.raises(UserError, match=f"^{path}: .*{found}"):
-            read_text(path)
+def test_no_file_is_named(tmp_path):
+    path = tmp_path / "nothing.txt"
+    with pytest.raises(UserError, match=f"^{path}: .*no such file"):
+        read_text(path)
+
+
+@pytest.mark.parametrize(
+    "content, part", [("", "an empty file"), ("\n", "an empty file"), ("{", "not JSON: .* line 1")]
+)
+def test_a_json_file_that_is_none(content, part, tmp_path):
+    """Catches "Expecting value: line 1 column 1" for a file with nothing in it."""
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match=f"config.json: {part}"):
+        read_json(tmp_path / "config.json")
 
 
 def test_random_bytes_are_utf8_or_refused(tmp_path):
@@ -103,64 +114,46 @@ def gpt2():
 
 def test_gsm8k_lines():
     problem = {"question": "Ann has 2 pens.  How many are 3*2?", "steps": ["<<3*2=6>>", "<<6+0=6>>"], "answer": "1006"}
-    assert parse_aug(AUG, remark=pytest.fail) == problem
+    assert parse_line(AUG) == problem
     problem = {"question": "Ann?", "steps": ["<<3*2=6>>", "<<6+1=7>>"], "answer": "7"}
-    assert parse_openai(json.dumps(OPENAI), remark=pytest.fail) == problem
+    assert parse_line(json.dumps(OPENAI)) == problem
 
 
 @pytest.mark.parametrize(
-    "line, question, steps, remark",
+    "line, question, steps",
     [
-        ("Q?||<<5 + 5=10>> <<10*2=20>> #### 20", "Q?", ["<<5 + 5=10>>", "<<10*2=20>>"], ""),
-        ("Q?||<<5 +\t5 = 10>><<10>2=1>>#### 20", "Q?", ["<<5 +\t5 = 10>>", "<<10>2=1>>"], ""),
-        ("|A||B| is?||<<1+1=2>> #### 20", "|A||B| is?", ["<<1+1=2>>"], "more than one ||"),
-        ("What is |A|||<<1+1=2>> #### 20", "What is |A|", ["<<1+1=2>>"], "more than one ||"),
-        ("Q?||He has 5 apples. He buys 3. #### 20", "Q?", ["He has 5 apples.", "He buys 3."], "sentence"),
-        ("Q?||Mr. Li pays $1.5! 3 e.g. red  ones#### 20", "Q?", ["Mr. Li pays $1.5!", "3 e.g. red  ones"], "sentence"),
-        ("Q?||5+5=10 10*2=20 #### 20", "Q?", ["5+5=10", "10*2=20"], ""),
-        ("Q?||He has 5+5 = $<<5+5=10>>10. Then 20. #### 20", "Q?", ["<<5+5=10>>"], "words around"),
-        ("Is 1 << 2?|| #### 20", "Is 1 << 2?", [], ""),
+        ("Q?||<<5 + 5=10>> <<10*2=20>> #### 20", "Q?", ["<<5 + 5=10>>", "<<10*2=20>>"]),
+        ("Q?||<<5 +\t5 = 10>><<10>2=1>>#### 20", "Q?", ["<<5 +\t5 = 10>>", "<<10>2=1>>"]),
+        ("|A||B| is?||<<1+1=2>> #### 20", "|A||B| is?", ["<<1+1=2>>"]),
+        ("Is 1 << 2?|| #### 20", "Is 1 << 2?", []),
     ],
-)  # fmt: skip
-def test_lines_of_another_shape_are_parsed_as_meant(line, question, steps, remark):
-    """Catches spaces and bars taken for structure, and a reading among several that is chosen in silence."""
-    remarks = []
-    assert parse_aug(line, remarks.append) == {"question": question, "steps": steps, "answer": "20"}
-    assert len(remarks) == (remark != "") and all(remark in text for text in remarks)
-
-
-@pytest.mark.parametrize(
-    "line, found",
-    [
-        ("", "#### once"), ("Q||steps", "#### once"), ("Q||s #### ", "an answer"), ("no bars #### 3", "question"),
-        ("||<<1=1>> #### 1", "question"), ("Q?||<<1+1=2>> #### 2 #### 3", "#### once"),
-        ("Is #### a mark?||<<1+1=2>> #### 2", "#### once"), ("Q?||<<1+1=2>> ##### 2", "#### once"),
-        ("Q?||<<1+1=2>> #### 2 ### 3", "an answer"), ("Q?||<<1+1=2>> #### 2||3", "an answer"),
-        ("Q?||<<1+1=2 <<2+2=4>> #### 4", "closed"), ("Q?||<<1+1=2>> 2+2=4>> #### 4", "closed"),
-        ("Q?||<<1+1=2>>||<<2+2=4>> #### 4", "question"), ("Q?||<<>> #### 4", "closed"),
-    ],
-)  # fmt: skip
-def test_what_fits_no_shape_is_refused(line, found):
-    """Catches a step "####", half an annotation, or a second answer that gets lost."""
-    with pytest.raises(ValueError, match=f"expected .*{found}"):
-        parse_aug(line, remark=pytest.fail)
+)
+def test_lines_of_another_shape_are_parsed_as_meant(line, question, steps):
+    """Catches spaces and bars taken for structure."""
+    assert parse_line(line) == {"question": question, "steps": steps, "answer": "20"}
 
 
 @pytest.mark.parametrize(
     "line",
-    ["", "{", "[]", "7", "null", "[" * 100_000, '{"question": "Q"}', '{"question": 3, "answer": "#### 3"}',
-     '{"question": "Q", "answer": "7"}', '{"question": " ", "answer": "#### 7"}',
-     '{"question": "\\ud83d", "answer": "#### 7"}', '{"question": "Q", "answer": "<<1+\\n1=2>>\\n#### 7"}',
-     '{"question": "Q", "answer": "#### 7\\n#### 8"}', '{"question": "Q", "answer": "#### 7\\n8"}'],
+    [
+        "", "Q||steps", "Q||s #### ", "no bars #### 3", "||<<1=1>> #### 1", "Q?||<<1+1=2>> #### 2 #### 3",
+        "Q?||<<1+1=2>> ##### 2", "Q?||<<1+1=2>> #### 2 ### 3", "Q?||<<1+1=2 <<2+2=4>> #### 4",
+        "Q?||<<1+1=2>> 2+2=4>> #### 4", "Q?||<<>> #### 4", "Q?||He has 5 apples. #### 20", "Q?||5+5=10 #### 20",
+        "Q?||He has $<<5+5=10>>10. #### 20",
+        "{", '{"question": "Q"}', '{"question": 3, "answer": "#### 3"}', '{"question": 3, "answer": 3}',
+        '{"a":' * 100_000, '{"question": "Q", "answer": "7"}', '{"question": " ", "answer": "#### 7"}',
+        '{"question": "\\ud83d", "answer": "#### 7"}', '{"question": "Q", "answer": "<<1+\\n1=2>>\\n#### 7"}',
+        '{"question": "Q", "answer": "#### 7\\n#### 8"}', '{"question": "Q", "answer": "#### 7\\n8"}',
+    ],
 )  # fmt: skip
-def test_lines_of_the_original_that_are_none(line):
-    """Catches a traceback, and an annotation that is dropped since the expression does not see it."""
+def test_what_fits_no_shape_is_refused(line):
+    """Catches a step "####", half an annotation, a second answer that gets lost, a traceback."""
     with pytest.raises(ValueError, match="expected"):
-        parse_openai(line, remark=pytest.fail)
+        parse_line(line)
 
 
 def as_it_was(line):
-    """parse_aug as it read GSM8k-Aug's own files, all of whose lines have one shape."""
+    """parse_line as it read GSM8k-Aug's own files, all of whose lines have one shape."""
     question, _, rest = line.partition("||")
     steps, _, answer = rest.rpartition("####")
     return {"question": question.strip(), "steps": steps.split(), "answer": answer.strip().replace(",", "")}
@@ -168,43 +161,35 @@ def as_it_was(line):
 
 @pytest.mark.skipif(not os.path.exists(SHARED), reason="needs GSM8k-Aug's valid.txt and the original's train.jsonl")
 def test_published_files_are_read_as_before(capsys):
-    """Catches a shape found where there is none: not one remark in 500 lines, and the original's 95 without steps."""
+    """Catches a line of the published files that is left out."""
     path = os.path.join(SHARED, "icot_valid.txt")
     with open(path, encoding="utf-8") as f:
-        assert read_lines(path, parse_aug) == [as_it_was(line) for line in f]
+        assert read_lines(path) == [as_it_was(line) for line in f]
     assert capsys.readouterr().out == ""
-    problems = read_lines(os.path.join(SHARED, "openai_train.jsonl"), parse_openai)
+    problems = read_lines(os.path.join(SHARED, "openai_train.jsonl"))
     assert len(problems) == 7473 and sum(len(p["steps"]) for p in problems) == 23_716
-    assert capsys.readouterr().out.endswith("; 95 such lines, kept\n")
+    assert len(read_lines(os.path.join(SHARED, "openai_test.jsonl"))) == 1319
+    assert len(read_lines(os.path.join(SHARED, "aug_train_2999.txt"))) == 2999
+    assert capsys.readouterr().out == ""
 
 
-def test_each_kind_of_line_is_counted_and_shown_once(tmp_path, capsys):
+def test_lines_that_are_none_are_counted_and_three_of_them_named(tmp_path, capsys):
     """Catches lines that are dropped in silence, a thousand messages, a wrong line number, a file that is given up."""
-    lines = [
-        AUG,
-        "Q?||<<1+1=2>> #### 2 #### 3",
-        "",
-        "Q?||He buys 3. #### 3",
-        AUG,
-        "Q? #### 2 #### 3",
-        "no problem at all",
-    ]
+    lines = [AUG, "Q?||<<1+1=2>> #### 2 #### 3", "Q?||He buys 3. #### 3", AUG, "Q? #### 2", "no problem at all"]
     path = tmp_path / "train.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(lines * 2).encode())
-    problems = read_lines(path, parse_aug)
-    assert len(problems) == 6 and problems[0]["question"] == "Ann has 2 pens.  How many are 3*2?"
-    assert capsys.readouterr().out.splitlines() == [
-        f"{path}, line 2: expected #### once, found 'Q?||<<1+1=2>> #### 2 #### 3'; 6 such lines, left out",
-        f"{path}, line 4: steps in words, each sentence of which becomes one, found 'Q?||He buys 3. #### 3'; "
-        "2 such lines, kept",
-    ]  # fmt: skip
-    for content, found in (("", "it is empty"), ("\n".join(lines[1:]), "3 lines are none, 2 are"), ("a\nb", "2 lines")):
+    problems = read_lines(path)
+    assert len(problems) == 4 and problems[0]["question"] == "Ann has 2 pens.  How many are 3*2?"
+    warning = capsys.readouterr().out
+    assert warning.startswith(f"WARNING: {path}: 8 of 12 lines cannot be used: line 2: expected ")
+    assert re.findall("line ([0-9]+)", warning) == ["2", "3", "5"] and warning.count("\n") == 1
+    for content, found in (("", "1 of 1 lines"), ("a\nb", "2 of 2 lines")):
         path.write_text(content)
-        with pytest.raises(UserError, match=f"train.txt: expected problems .*{found}"):
-            read_lines(path, parse_aug)
+        with pytest.raises(UserError, match=f"train.txt: {found} cannot be used"):
+            read_lines(path)
     path.write_bytes(f"{AUG}\nAnn has \xa35||<<1=1>> #### 1".encode("cp1252"))
     with pytest.raises(UserError, match="train.txt, line 2: expected UTF-8"):
-        read_lines(path, parse_aug)
+        read_lines(path)
 
 
 def test_prepare_gsm8k_goes_on_after_bad_lines(tmp_path, monkeypatch, capsys, gpt2):
@@ -214,7 +199,7 @@ def test_prepare_gsm8k_goes_on_after_bad_lines(tmp_path, monkeypatch, capsys, gp
         (tmp_path / f"{split}.txt").write_text(f"{AUG}\nnot a problem\n{AUG}\n")
     prepare_gsm8k.main(["--from=.", "--out_dir=out"])
     out = capsys.readouterr().out
-    assert "train.txt, line 2: expected #### once, found 'not a problem'; 1 such line, left out" in out
+    assert "train.txt: 1 of 3 lines cannot be used: line 2: expected " in out and "'not a problem'" in out
     assert "train.txt: 2 problems (WARNING: the published file has 385,620)" in out
     cfg = TrainConfig(tokenizer="gpt2", block_size=1024)
     before = os.stat("out/train.json.npz").st_mtime_ns
@@ -231,25 +216,10 @@ def test_prepare_gsm8k_goes_on_after_bad_lines(tmp_path, monkeypatch, capsys, gp
         prepare_gsm8k.main(["--from=."])
 
 
-def test_a_file_of_steps_in_words_is_prepared(tmp_path, monkeypatch, capsys, gpt2):
-    """Catches a step for each word: what our own words become is what the paper trains on, in any language."""
-    monkeypatch.chdir(tmp_path)
-    for split in ("train", "valid", "test"):
-        (tmp_path / f"{split}.txt").write_text(
-            "Wie viele?||Anna hat 5 Äpfel. Über 3 verfügt Uwe. #### 8\n" * 3, "utf-8"
-        )
-    prepare_gsm8k.main(["--from=.", "--out_dir=out"])
-    assert "line 1: steps in words, each sentence of which becomes one" in capsys.readouterr().out
-    steps = ["Anna hat 5 Äpfel.", "Über 3 verfügt Uwe."]
-    with open("out/train.json") as f:
-        assert json.load(f) == [{"question": "Wie viele?", "steps": steps, "answer": "8"}] * 3
-
-
-@pytest.mark.parametrize("parse_line", [parse_aug, parse_openai])
-def test_1000_mutated_files(parse_line, tmp_path, capsys):
+@pytest.mark.parametrize("line", [AUG, json.dumps(OPENAI)])
+def test_1000_mutated_files(line, tmp_path, capsys):
     """Catches tracebacks, problems that data.py would refuse, and text that gets lost without a word."""
     rng, path = random.Random(0), tmp_path / "train.txt"
-    line = AUG if parse_line is parse_aug else json.dumps(OPENAI)
     other = [text.encode() for text in '|| #### << >> \\ { [] = £ "'.split()] + [b" ", b"\n", b"\r", b"\xa3", b"\0"]
     n_prepared = 0
     for _ in range(1000):
@@ -259,7 +229,7 @@ def test_1000_mutated_files(parse_line, tmp_path, capsys):
             content[at : at + rng.choice([0, 0, 1, 4, 30])] = rng.choice([*other, b"", bytes([rng.randrange(256)])])
         path.write_bytes(content)
         try:
-            problems = read_lines(path, parse_line)
+            problems = read_lines(path)
         except UserError as e:
             assert str(e).startswith(str(path)) and "\n" not in str(e)
             continue
