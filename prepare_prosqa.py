@@ -23,8 +23,8 @@ import random
 from dataclasses import dataclass
 
 from config import UserError, cli, option, parse, upstairs
-from data import SPLITS, load_json, write_files, write_splits
-from download import download
+from data import SPLITS, keep_sound, load_json, write_files, write_splits
+from download import find_or_download
 
 OFFICIAL_URL = "https://raw.githubusercontent.com/facebookresearch/coconut/main/data"
 POISSON = [1.5**k / math.factorial(k) for k in range(12)]  # weights of 0, 1, 2, ... parents
@@ -75,31 +75,6 @@ def search(neighbours, starts):
                 queue.append(b)
             paths[b] += paths[a] * (distance[b] == distance[a] + 1)
     return distance, paths
-
-
-def check_fields(problem, nodes=("root", "target", "neg_target")):
-    """ValueError with the key of the first graph field that is missing or not what it should be.
-
-    problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
-    """
-    symbols = problem.get("idx_to_symbol")
-    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
-        raise ValueError("expected 'idx_to_symbol' to be a list of names")
-
-    def is_node(v):
-        return type(v) is int and 0 <= v < len(symbols)
-
-    edges = problem.get("edges")
-    if not isinstance(edges, list):
-        raise ValueError("expected 'edges' to be a list of pairs of nodes")
-    for edge in edges:
-        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
-            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
-    for key in nodes:
-        if not is_node(problem.get(key)):
-            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
-    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
-        raise ValueError("its 'target' cannot be reached from its 'root'")
 
 
 def shortest_path(rng, edges, root, target):
@@ -202,25 +177,26 @@ def identity(problem):
 # ---------------------------------------------------------------- files
 
 
-def read(path):
-    """The problems of a file, official or ours, checked; UserError names file, example and key."""
-    problems = load_json(path)
-    for i, problem in enumerate(problems):
-        try:
-            check_fields(problem)
-        except ValueError as e:
-            raise UserError(f"{path}: example {i}: {e}") from None
-    return problems
+def check_graph(problem):
+    """The problem; ValueError unless its graph fields say that the target can be reached from the root."""
+    try:
+        reached = search(children(problem["edges"]), [problem["root"]])[0]
+        for v in (problem["target"], problem["neg_target"], *reached):
+            problem["idx_to_symbol"][v]
+    except (KeyError, IndexError, TypeError, ValueError) as e:
+        raise ValueError(f"its idx_to_symbol, edges, root, target and neg_target are no graph: {e!r}") from None
+    if problem["target"] not in reached:
+        raise ValueError("its 'target' cannot be reached from its 'root'")
+    return problem
 
 
 def read_official(folder):
-    """{split: problems}, of the files in a folder, or else downloaded."""
+    """{split: problems}, of the files in a folder, or else downloaded; without those whose graph is none."""
     splits = {}
     for split in SPLITS:
-        name = f"prosqa_{split}.json"
-        path = os.path.join(folder, name) if folder else download(f"{OFFICIAL_URL}/{name}")
+        path = find_or_download(folder, f"prosqa_{split}.json", f"{OFFICIAL_URL}/prosqa_{split}.json")
         if os.path.exists(path):
-            splits[split] = read(path)
+            splits[split] = keep_sound(load_json(path), check_graph, path)
         else:
             print(f"WARNING: {path}: no such file; {split}.json is left out")
     if not splits:
@@ -232,20 +208,16 @@ def main(argv):
     if any(arg.partition("=")[0] in FURTHER for arg in argv):
         return upstairs("tasks", "prosqa").main(argv)
     cfg = parse(ProsQAConfig, argv, __doc__)
-    if not cfg.generate:
-        splits = read_official(cfg.from_)
-        for split, path in write_files(cfg.out_dir, splits).items():
-            print(f"{path}: {len(splits[split]):,} problems, such as {splits[split][0]!s:.400}")
-        return
     rng = random.Random(cfg.seed)
 
     def draw():
         problem = in_words(rng, make_graph(rng))
         return problem, identity(problem)
 
-    write_splits(cfg, draw)
-    for split in SPLITS:
-        read(os.path.join(cfg.out_dir, f"{split}.json"))  # which checks them
+    if cfg.generate:
+        write_splits(cfg, draw)
+    else:
+        write_files(cfg.out_dir, read_official(cfg.from_))
 
 
 if __name__ == "__main__":

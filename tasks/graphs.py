@@ -18,7 +18,7 @@ import curriculum
 from config import UserError, option
 from curriculum import Row
 from data import size
-from prepare_prosqa import check_fields, children, search
+from prepare_prosqa import children, search
 
 
 def walk(neighbours, start, n):
@@ -53,6 +53,31 @@ class Graph(NamedTuple):
     def frontier(self, n):
         """The nodes where a walk of n steps from the root can end."""
         return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
+
+
+def check_fields(problem, nodes=("root", "target", "neg_target")):
+    """ValueError with the key of the first graph field that is missing or not what it should be.
+
+    problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
+    """
+    symbols = problem.get("idx_to_symbol")
+    if not isinstance(symbols, list) or not all(isinstance(s, str) for s in symbols):
+        raise ValueError("expected 'idx_to_symbol' to be a list of names")
+
+    def is_node(v):
+        return type(v) is int and 0 <= v < len(symbols)
+
+    edges = problem.get("edges")
+    if not isinstance(edges, list):
+        raise ValueError("expected 'edges' to be a list of pairs of nodes")
+    for edge in edges:
+        if not (isinstance(edge, list) and len(edge) == 2 and all(map(is_node, edge))):
+            raise ValueError(f"expected 'edges' to be pairs of nodes, 0 to {len(symbols) - 1}, found {edge!r:.40}")
+    for key in nodes:
+        if not is_node(problem.get(key)):
+            raise ValueError(f"expected {key!r} to be a node, 0 to {len(symbols) - 1}, found {problem.get(key)!r:.40}")
+    if problem["target"] not in search(children(edges), [problem["root"]])[0]:
+        raise ValueError("its 'target' cannot be reached from its 'root'")
 
 
 def graph_of(problem):

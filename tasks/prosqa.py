@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import prepare_prosqa
 from config import UserError, option, parse
-from data import SPLITS, write_files, write_splits
+from data import SPLITS, load_json, write_files, write_splits
 from prepare_prosqa import (
     DRAWN,
     children,
@@ -23,7 +23,6 @@ from prepare_prosqa import (
     in_words,
     make_dag,
     n_nodes,
-    read,
     read_official,
     search,
     shortest_path,
@@ -127,7 +126,7 @@ def print_table(splits):
 
 
 def generate(cfg, rng):
-    """Make and write the splits; they are read back, and so checked."""
+    """Make and write the splits, and read them back."""
     pool = max(cfg.most_nodes, cfg.names or (0 if cfg.nodes or cfg.chains else POOL))
 
     def draw():
@@ -136,7 +135,7 @@ def generate(cfg, rng):
         return problem, identity(problem)
 
     write_splits(cfg, draw)
-    return {split: read(os.path.join(cfg.out_dir, f"{split}.json")) for split in SPLITS}
+    return {split: load_json(os.path.join(cfg.out_dir, f"{split}.json")) for split in SPLITS}
 
 
 def convert(cfg, rng):
@@ -145,11 +144,10 @@ def convert(cfg, rng):
     pool = max(cfg.names or POOL, *(len(p["idx_to_symbol"]) for problems in splits.values() for p in problems))
     if cfg.symbols:
         splits = {split: [in_symbols(rng, p, pool) for p in problems] for split, problems in splits.items()}
-    for split, path in write_files(cfg.out_dir, splits).items():
-        print(f"{path}: {len(splits[split]):,} problems, such as {splits[split][0]!s:.400}")
+    write_files(cfg.out_dir, splits)
     return splits
 
 
 def main(argv):
-    cfg = parse(ProsQAConfig, argv, f"{prepare_prosqa.__doc__.strip()}\n\n{__doc__.strip()}")
+    cfg = parse(ProsQAConfig, argv, __doc__)
     print_table((generate if cfg.generate else convert)(cfg, random.Random(cfg.seed)))

@@ -18,7 +18,8 @@ import pytest
 
 import prepare_prosqa
 from config import UserError
-from prepare_prosqa import identity, read, shortest_path
+from data import load_json
+from prepare_prosqa import check_graph, identity, shortest_path
 
 FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "../shared/data/prosqa")
 needs_official = pytest.mark.skipif(
@@ -139,7 +140,9 @@ def test_the_seed_decides(tmp_path):
 
 @pytest.fixture(scope="module")
 def official():
-    return read(f"{FOLDER}/prosqa_valid.json")
+    problems = load_json(f"{FOLDER}/prosqa_valid.json")
+    assert [*map(check_graph, problems)] == problems
+    return problems
 
 
 @needs_official
@@ -189,37 +192,53 @@ def test_a_missing_split_is_left_out_with_a_warning(tmp_path, small, capsys):
     assert re.findall(r"WARNING: .*prosqa_(\w+)\.json: no such file", capsys.readouterr().out) == ["train", "valid"]
 
 
-@pytest.mark.parametrize(
-    "change, words",
-    [
-        ({"question": 3}, "'question'"),
-        ({"steps": [1]}, "'steps'"),
-        ({"answer": None}, "'answer'"),
-        ({"idx_to_symbol": "Tom"}, "'idx_to_symbol'"),
-        ({"idx_to_symbol": ["Tom", 3]}, "'idx_to_symbol'"),
-        ({"edges": None}, "'edges'"),
-        ({"edges": [[0, 2], [2]]}, r"'edges' .* found \[2\]"),
-        ({"edges": [[0, 99]]}, r"'edges' .* 0 to \d+, found \[0, 99\]"),
-        ({"edges": [[-1, 0]]}, r"'edges' .* found \[-1, 0\]"),
-        ({"root": 99}, "'root' .* found 99"),
-        ({"root": True}, "'root' .* found True"),
-        ({"target": "lempus"}, "'target' .* found 'lempus'"),
-        ({"neg_target": -1}, "'neg_target' .* found -1"),
-        ({"edges": []}, "'target' cannot be reached"),
-    ],
-)
-def test_a_broken_file_is_named_with_example_and_key(tmp_path, small, change, words):
-    """Catches fields that nobody looks at until training fails, and indices that count from the end unnoticed."""
+BROKEN = [
+    ({"idx_to_symbol": "Tom"}, "are no graph"),
+    ({"edges": None}, "are no graph"),
+    ({"edges": [[0, 2], [2]]}, "are no graph"),
+    ({"root": 99}, "are no graph"),
+    ({"target": "lempus"}, "are no graph"),
+    ({"neg_target": 99}, "are no graph"),
+    ({"edges": []}, "its 'target' cannot be reached from its 'root'"),
+]
+
+
+@pytest.mark.parametrize("change, words", BROKEN)
+def test_broken_graphs_are_left_out_counted_and_named(tmp_path, small, change, words, capsys):
+    """Catches graphs that nobody looks at until training fails, and a whole file that is refused for one of them."""
     problems = json.loads((small[0] / "prosqa_train.json").read_text())
+    whole = [problems[0], problems[2]]
     problems[1].update(change)
     (tmp_path / "prosqa_train.json").write_text(json.dumps(problems))
-    with pytest.raises(UserError, match=rf"prosqa_train.json: example 1: .*{words}") as e:
-        make(tmp_path / "out", f"--from={tmp_path}")
-    assert "\n" not in str(e.value)
+    assert make(tmp_path / "out", f"--from={tmp_path}") == {"train": whole}
+    warning = "WARNING: .*prosqa_train.json: 1 of 3 examples cannot be used: example 1: "
+    assert re.search(f"{warning}.*{words}.*; they are left out", capsys.readouterr().out)
     key = next(iter(change))
     del problems[1][key]
     (tmp_path / "prosqa_train.json").write_text(json.dumps(problems))
-    with pytest.raises(UserError, match=rf"prosqa_train.json: example 1: .*{key}"):
+    assert make(tmp_path / "out", f"--from={tmp_path}") == {"train": whole}
+    assert re.search(f"{warning}.*{key}", capsys.readouterr().out)
+
+
+def test_how_many_of_a_test_file_are_broken_is_said(tmp_path, small, capsys):
+    """Catches "example 0" of a file of which nobody learns how much of it can be used; here the root's edge is gone."""
+    problems = json.loads((small[0] / "prosqa_train.json").read_text())
+    for p in problems[:2]:
+        p["edges"] = [edge for edge in p["edges"] if edge[0] != p["root"]]
+    (tmp_path / "prosqa_test.json").write_text(json.dumps(problems))
+    assert make(tmp_path / "out", f"--from={tmp_path}") == {"test": problems[2:]}
+    assert "prosqa_test.json: 2 of 3 examples cannot be used: example 0: its 'target'" in capsys.readouterr().out
+    (tmp_path / "prosqa_test.json").write_text(json.dumps(problems[:2]))
+    with pytest.raises(UserError, match="prosqa_test.json: 2 of 2 examples cannot be used: example 0"):
+        make(tmp_path / "none", f"--from={tmp_path}")
+
+
+@pytest.mark.parametrize("change", [{"question": 3}, {"steps": [1]}, {"answer": None}])
+def test_what_is_no_problem_is_named_with_example_and_key(tmp_path, small, change):
+    problems = json.loads((small[0] / "prosqa_train.json").read_text())
+    problems[1].update(change)
+    (tmp_path / "prosqa_train.json").write_text(json.dumps(problems))
+    with pytest.raises(UserError, match=rf"prosqa_train.json: example 1: .*{next(iter(change))}"):
         make(tmp_path / "out", f"--from={tmp_path}")
 
 

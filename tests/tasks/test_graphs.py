@@ -173,3 +173,28 @@ def test_other_tasks_share_nothing():
     task = graphs.Task(cfg, tok)
     (row,) = data.training_rows(problems, [(0, 1)], 0, cfg, task, np.random.default_rng(0))
     assert task.read_shared(None, data.collate([row])) is None, "one question has its graph for itself"
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"idx_to_symbol": "Tom"}, "'idx_to_symbol'"),
+        ({"idx_to_symbol": ["Tom", 3]}, "'idx_to_symbol'"),
+        ({"edges": None}, "'edges'"),
+        ({"edges": [[0, 2], [2]]}, r"'edges' .* found \[2\]"),
+        ({"edges": [[0, 99]]}, r"'edges' .* 0 to 2, found \[0, 99\]"),
+        ({"edges": [[-1, 0]]}, r"'edges' .* found \[-1, 0\]"),
+        ({"root": 99}, "'root' .* found 99"),
+        ({"root": True}, "'root' .* found True"),
+        ({"target": "lempus"}, "'target' .* found 'lempus'"),
+        ({"neg_target": -1}, "'neg_target' .* found -1"),
+        ({"edges": []}, "'target' cannot be reached"),
+    ],
+)
+def test_graph_fields_that_are_none_are_named(change, words):
+    """Catches fields that nobody looks at until the analysis fails, and indices that count from the end unnoticed."""
+    graph = {"idx_to_symbol": ["Tom", "lempus", "rempus"], "edges": [[0, 1], [0, 2]], "root": 0, "target": 1}
+    problem = {"question": "?", "steps": ["Tom is a lempus."], "answer": "Tom is a lempus.", **graph, "neg_target": 2}
+    assert graphs.graph_of(problem).target == "lempus"
+    with pytest.raises(UserError, match=f"file.json: example 1: .*{words}"):
+        graphs.read_graphs([problem, problem | change], "file.json")

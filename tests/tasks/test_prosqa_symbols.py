@@ -12,7 +12,7 @@ import pytest
 from test_prosqa import FOLDER, SPLITS, check, distances, everything, make, needs_official, parse_words
 
 from config import UserError, parse
-from prepare_prosqa import read
+from data import load_json as read
 from tasks.prosqa import OFFICIAL, ProsQAConfig, make_graph, statistics
 
 
