@@ -358,11 +358,11 @@ def test_help_shows_what_matters_with_the_values_of_the_config(capsys):
     assert "--lr=3.0 " in shown(config, "--lr=3", "-h")
 
 
-@only_with("methods/simcot.py")
+@only_with("methods/lotus.py", "methods/simcot.py")
 def test_help_of_a_method_has_its_own_settings(capsys):
     with pytest.raises(SystemExit):
-        settings("--method=simcot", "--help")
-    assert "\nthe method, task or model\n  --decoder='model' " in capsys.readouterr().out
+        settings("--method=lotus", "--help")
+    assert "\nthe method, task or model\n  --passes=6 " in capsys.readouterr().out
     with pytest.raises(UserError, match="did you mean simcot"):
         settings("--method=simcott", "--help")
 
