@@ -14,14 +14,14 @@ from itertools import groupby, islice
 import torch
 
 import data
-from checkpoint import find_checkpoint, is_ours, load_checkpoint, pick_device, team
+from checkpoint import find_checkpoint, is_ours, load_checkpoint, merge, pick_device, team
 from config import UserError, upstairs
-from curriculum import Row, change, for_stage, hooks, make_task, row_for, stages
+from curriculum import Row, for_stage, hooks, make_task, row_for, stages
 from tokenizer import BOT, EOS, EOT, PAUSE
 
 LOSS_PROBLEMS = 256  # enough to see where the loss goes, and little beside the answering
-# What an evaluation does with what it is given
-ACTS = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "task", "eval_batch_size", "device", "dtype"}
+# What may be given to an evaluation
+FREE = {"eval_only", "eval_file", "data_dir", "max_new_tokens", "task", "eval_batch_size", "device", "dtype"}
 
 
 # ---------------------------------------------------------------- answering
@@ -73,12 +73,11 @@ def solve(model, prompts, cfg, tok, max_new_tokens, progress=0, given=None, **sa
     device = next(model.parameters()).device
     for chosen in length_batches(prompts, cfg.eval_batch_size):
         batch = data.collate([Row(*prompts[i], labels=[]) for i in chosen], device)  # a prompt's eot is the suffix
-        thoughts = None if given is None else torch.stack([given[i] for i in chosen]).to(device)
+        if given is not None:
+            sampling["given"] = torch.stack([given[i] for i in chosen]).to(device)
         with precision(cfg, device):
-            tokens, thoughts = model.generate(
-                batch.prefix, batch.prefix_len, batch.n, batch.suffix, max_new_tokens, eos=eos, return_thoughts=True,
-                given=thoughts, **sampling,
-            )  # fmt: skip
+            segments = batch.prefix, batch.prefix_len, batch.n, batch.suffix
+            tokens, thoughts = model.generate(*segments, max_new_tokens, eos=eos, return_thoughts=True, **sampling)
         for i, row, states in zip(chosen, tokens.tolist(), thoughts):
             text = row[: row.index(eos)] if eos in row else row
             solved[i] = tok.decode([t for t in text if t < tok.n_vocab]), len(text) + (eos in row), states.float()
@@ -190,26 +189,22 @@ def show_stage(run, stage):
     print(f"  {show_row(row, run.tok)}", flush=True)
 
 
-def show_progress(run, stage, losses, seconds):
-    """Log and print a line of at most 120 columns; what was measured at an earlier step stands in brackets."""
+def show_progress(run, stage, seconds):
+    """Print a line of at most 120 columns; what was measured at an earlier step stands in brackets."""
     cfg, progress = run.cfg, run.progress
-    for name, value in losses.items():
-        run.log(f"train/{name}", value.item())
     step, n_steps, index = progress["step"], run.lengths[progress["index"]], progress["index"]
     left = (n_steps - step + sum(run.lengths[index + 1 :])) * progress["seconds"] / step
     seen = "accuracy     -   |thought|   -  "
     if progress["valid"]:
-        valid, new = progress["valid"], progress["valid_at"] == step
-        accuracy, norm = f"{valid['accuracy']:.1%}", f"{valid['thought_norm']:.1f}"
-        accuracy, norm = (f" {accuracy} ", f" {norm} ") if new else (f"({accuracy})", f"({norm})")
-        hits = [100 * value for name, value in valid.items() if re.fullmatch(r"thought_\d+", name)]
-        if len(hits) > 6:
-            hits = [sum(hits) / len(hits)]  # their mean, if there are many
-        named = " ".join(f"{hit:.0f}" for hit in hits)
-        seen = f"accuracy{accuracy:>8} " + (f"thoughts {named} % " if hits else f"|thought|{norm:>6}")
+        valid, form = progress["valid"], " {} " if progress["valid_at"] == step else "({})"
+        accuracy, norm = form.format(f"{valid['accuracy']:.1%}"), form.format(f"{valid['thought_norm']:.1f}")
+        seen = f"accuracy{accuracy:>8} |thought|{norm:>6}"
+        hits = [value for name, value in valid.items() if re.fullmatch(r"thought_\d+", name)]
+        if hits:  # how many thoughts name what they should
+            seen = f"accuracy{accuracy:>8} thoughts {sum(hits) / len(hits):>6.1%}"
     print(
         f"stage {stage}  epoch {(step - 1) // run.epoch_steps}  step {step:>5}/{n_steps}  "
-        f"loss {losses['loss'].item():.4f}  {seen} lr {run.optimizer.param_groups[0]['lr']:.1e}  "
+        f"loss {progress['losses']['loss']:.4f}  {seen} lr {run.optimizer.param_groups[0]['lr']:.1e}  "
         f"{1000 * seconds:.0f} ms/step  ETA {'<' if cfg.master_at else ''}{duration(left)}",
         flush=True,
     )
@@ -247,29 +242,16 @@ def show_test(test, n_problems, path):
 # ---------------------------------------------------------------- train.py --eval_only
 
 
-def check_given(cfg, path, saved_cfg):
-    """UserError for settings that were given, but would have no effect on the evaluation of a checkpoint.
-
-    It brings its settings along: who gives the same ones is not misled.
-    """
-    idle = [f"{how} (there: {getattr(saved_cfg, k, None)!r})" for k, how in cfg.origin.items()
-            if k not in ACTS and getattr(cfg, k) != getattr(saved_cfg, k, None)]  # fmt: skip
-    if idle:
-        raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
-    if "eval_file" in cfg.origin and cfg.origin.get("data_dir") == "--data_dir":
-        raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
-    if "data_dir" in cfg.origin and len({*cfg.data_dir}) > 1:
-        raise UserError(f"--eval_only={path}: {cfg.origin['data_dir']} names several folders, expected one")
-
-
 def evaluate_only(cfg):
     """A checkpoint of ours in the stage and with the settings that it was trained with, or weights from elsewhere."""
-    path = find_checkpoint(cfg.eval_only)
+    path, given = find_checkpoint(cfg.eval_only), cfg.origin
+    if given.get("data_dir") == "--data_dir" and "eval_file" in given:
+        raise UserError("--eval_file and --data_dir, whose test.json is evaluated: expected one of them")
+    device = cfg.device  # that of the training may not be here
     if is_ours(path):
-        model, saved_cfg, tok, saved = load_checkpoint(path)
-        check_given(cfg, path, saved_cfg)
-        wanted = {k: getattr(cfg, k) for k in ACTS if k in cfg.origin or k in ("eval_batch_size", "device", "dtype")}
-        cfg, pieces, stage = change(saved_cfg, **wanted), saved["pieces"], saved["stage"]
+        model, old, tok, state = load_checkpoint(path)
+        cfg = merge(old, cfg, FREE, f"--eval_only={path}: without effect on an evaluation")
+        pieces, stage = state["pieces"], state["stage"]
     else:
         model, cfg, tok, pieces, stage = upstairs("pretrained", "weights").to_evaluate(path, cfg)
     file = cfg.eval_file or os.path.join(cfg.data_dir[-1], "test.json")
@@ -281,5 +263,5 @@ def evaluate_only(cfg):
     if stage is None:
         stage = stages(cfg, int(problems.n_steps.max()))[0][-1]
     print(f"{path}: {cfg.method}, stage {stage}; {file}")
-    model.to(team().start(pick_device(cfg.device)))
+    model.to(team().start(pick_device(device)))
     show_test(evaluate(model, problems, stage, cfg, tok, progress=True), len(problems), path)

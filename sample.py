@@ -27,18 +27,9 @@ import torch
 from torch.nn import functional as F
 
 import data
-from checkpoint import (
-    find_checkpoint,
-    from_elsewhere,
-    is_ours,
-    latest_run,
-    load_checkpoint,
-    pick_device,
-    questions_for,
-    source_tokenizer,
-)
-from config import UserError, cli, option, parse
-from curriculum import config_class, make_prompt, make_task, row_for
+from checkpoint import find_checkpoint, is_ours, latest_run, load_checkpoint, pick_device, questions_for
+from config import UserError, cli, option, parse, upstairs
+from curriculum import kind_of, make_prompt, make_task, row_for
 from evaluate import right_answer, solve
 
 
@@ -74,16 +65,14 @@ def load(args):
     if args.init_from and not is_ours(path):
         if not args.file and args.question is None and not args.interactive:
             raise UserError("--init_from: expected --question or --file or --interactive with it")
-        tok, method = source_tokenizer(args.init_from), "coconut" if args.latent else "cot"
-        cfg = config_class({})(tokenizer=tok.name, method=method)
-        cfg.origin = {}
-        model, cfg = from_elsewhere(args.init_from, cfg, tok)
-        print(f"{args.init_from}: {'plain text (no --latent)' if method == 'cot' else 'between <bot> and <eot>'}")
-        return model.eval(), cfg, tok, {"path": args.init_from, "stage": None, "longest": 0, "pieces": set()}
-    model, cfg, tok, saved = load_checkpoint(path)
+        found = upstairs("pretrained", "weights").to_sample(path, thinks=bool(args.latent))
+        return *found, {"path": path, "stage": None, "longest": 0, "pieces": set()}
+    model, cfg, tok, state = load_checkpoint(path)
     latest = "" if args.init_from or args.out_dir else " (the latest run; FOLDER for another)"
-    print(f"{path}{latest}: {cfg.method}, stage {saved['stage']}")
-    return model, cfg, tok, saved | {"path": path, "pieces": {*saved["pieces"], " "}}
+    print(f"{path}{latest}: {cfg.method}, stage {state['stage']}")
+    if kind_of(cfg.method).instead != "thought" and args.latent not in ("", "0"):
+        raise UserError(f"--latent={args.latent}: {path} has never thought, its method is {cfg.method}")
+    return model, cfg, tok, state | {"path": path}
 
 
 def ask(args, cfg, known):
@@ -95,33 +84,33 @@ def ask(args, cfg, known):
         print("type questions; an empty line ends")
         typed = chain(typed, map(str.strip, takewhile(str.strip, sys.stdin)))
     for question in typed:
-        unknown = {*data.find_pieces([{"question": question, "steps": [], "answer": ""}], cfg)} - known["pieces"]
+        problem = {"question": question, "steps": [""] * known["longest"], "answer": ""}  # as if it were the longest
+        unknown = data.unknown_pieces([problem], cfg, known["pieces"])[1]
         if unknown:
-            some = data.name_some([p.strip() for p in sorted(unknown)])
-            print(f"WARNING: these are not in the training data: {some}")
-        yield [{"question": question, "steps": [""] * known["longest"], "answer": ""}]  # as if it were the longest
+            print(f"WARNING: these are not in the training data: {data.name_some(unknown)}")
+        yield [problem]
 
 
 def make_prompts(problems, cfg, tok, stage, model, args):
     """Prompts with --latent thoughts, or else with as many as training gave each problem at this stage."""
-    latent, prompts = int(args.latent) if args.latent.isdecimal() else None, []
+    latent = int(args.latent) if args.latent.isdecimal() else None
     if args.latent == "auto" and (stage is None or not model.may_stop):
         raise UserError("--latent=auto: this model was not trained to stop by itself (--method=coconut+stop)")
     model.may_stop = model.may_stop and latent is None
-    rows = [None if stage is None else row_for(p, stage, cfg, tok) for p in problems]
-    usual = {row.n for row in rows if row}
-    if latent is not None and usual and usual != {latent}:
-        trained = " or ".join(map(str, sorted(usual)))
-        print(f"WARNING: in training such problems had {trained} thoughts, not {latent}")
-    for p, row in zip(problems, rows):
-        if row and latent in (None, row.n):
-            prompt = row.prompt if latent is None else row.prompt._replace(n=latent)
-        else:
-            prompt = make_prompt(p.question, latent or 0, cfg, tok)
+    if stage is None:
+        prompts = [make_prompt(p.question, 0, cfg, tok) for p in problems]
+    else:
+        rows = [row_for(p, stage, cfg, tok) for p in problems]
+        prompts, usual = [row.prompt for row in rows], {row.n for row in rows}
+        if latent is not None and usual != {latent}:
+            trained = " or ".join(map(str, sorted(usual)))
+            print(f"WARNING: in training such problems had {trained} thoughts, not {latent}")
+    if latent is not None:
+        prompts = [prompt._replace(n=latent) for prompt in prompts]
+    for p, prompt in zip(problems, prompts):
         if not prompt.prefix or len(prompt.prefix) + prompt.n + len(prompt.eot) > cfg.block_size:
             lengths = f"{len(prompt.prefix)} tokens and {prompt.n} thoughts, where {cfg.block_size} fit (block_size)"
             raise UserError(f"{tok.decode(p.question)[:50]!r} cannot be answered: {lengths}")
-        prompts.append(prompt)
     return prompts
 
 

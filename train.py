@@ -6,19 +6,22 @@ none is written. Everything lands in out_dir: ckpt.pt (to go on with), best.pt (
 
     python prepare_hops.py
     python train.py configs/hops.py
-    python train.py configs/hops.py --resume                                     # after ^C
+    python train.py --resume --out_dir=out/hops                                  # after ^C
     python train.py configs/hops.py --method=no_cot --out_dir=out/hops_no_cot    # the same model, not thinking
     python train.py --eval_only=out/hops --eval_file=data/hops/valid.json
 """
 
 import dataclasses
+import io
 import math
 import os
 import shlex
 import signal
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext, suppress
 from functools import lru_cache
 
 import torch
@@ -41,6 +44,69 @@ def call(folder, name, function, *args):
         getattr(upstairs(folder, name), function)(*args)
 
 
+# ---------------------------------------------------------------- how a run is stopped
+
+
+class Stopped(Exception):
+    """Somebody has asked to stop, at a moment when nothing would be lost."""
+
+
+class Stops(io.TextIOBase):
+    """Requests to stop, which a run follows after its step: stop() says whether there is one, to all processes alike.
+
+    They are ^C, SIGTERM (from clusters), SIGHUP (a terminal is closed) and a stdout that takes nothing any more (`|
+    head`, a full disk): so it stands in for sys.stdout. In a thread, which gets no signals, it is that alone.
+    """
+
+    asked = leaves = False
+
+    def __enter__(self):
+        self.stdout, sys.stdout, self.handlers = sys.stdout, self, {}
+        if threading.current_thread() is threading.main_thread():
+            for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:
+                number = getattr(signal, name)
+                if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
+                    self.handlers[number] = signal.signal(number, self.ask)
+        return self
+
+    def __exit__(self, *error):
+        sys.stdout = self.stdout
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+    def __call__(self):
+        return team().any_of(bool(self.asked))
+
+    def ask(self, number=None, frame=None):
+        if not self.asked:
+            self.asked = time.monotonic()
+            with suppress(RuntimeError):  # it may have come in the middle of another print
+                print("\nfinishing this step, then saving (^C once more: stop at once)")
+        elif number == signal.SIGINT and time.monotonic() > self.asked + 1:  # torchrun passes on what all got already
+            raise KeyboardInterrupt
+        if self.leaves:
+            raise Stopped
+
+    @contextmanager
+    def at_once(self):
+        """In here, since nothing would be lost, Stopped is raised as soon as somebody asks."""
+        self.leaves = True
+        try:
+            if self.asked:
+                raise Stopped
+            yield
+        finally:
+            self.leaves = False
+
+    def write(self, text):
+        try:
+            self.stdout.write(text)
+            self.stdout.flush()
+        except OSError:  # from here on to stderr, or if that has gone, too, nowhere
+            self.stdout = open(os.devnull, "w") if self.stdout is sys.stderr else sys.stderr
+            self.ask()
+
+
 # ---------------------------------------------------------------- a run
 
 
@@ -48,31 +114,30 @@ class Run:
     """A training run: settings, data, plan, model, optimizer, and `progress`, which says how far it has come.
 
     With weights, moments and random state, progress is all that a checkpoint holds: a resumed run equals one that was
-    never stopped.
+    never stopped. Two of them in one folder would overwrite each other's files: train() holds a lock.
     """
 
-    # What a resumed run may change: what has no part in its steps, and where its files are; then what has a value for
-    # each stage, for stages to come.
+    # What a resumed run may change: what has no part in its steps, and where its files are.
     FREE = """resume overwrite eval_only eval_file out_dir data_dir device log_every eval_every eval_batch_size
            micro_batch_size micro_batch_tokens speed""".split()
-    OF_STAGES = "lr", "min_lr_ratio", "uniform_prob"
-    LENGTHS = "steps", "epochs"
 
     def __init__(self, cfg):
-        self.cfg, self.device = cfg, team().start(checkpoint.pick_device(cfg.device))
-        self.last, self.best = os.path.join(cfg.out_dir, "ckpt.pt"), os.path.join(cfg.out_dir, "best.pt")
-        self.check_folder()
-        self.progress = {"index": 0, "step": 0, "total": 0, "results": [], "log_size": 0, "valid": {}, "valid_at": 0,
-                         "trained": (0.0, 0), "watch": {}}  # fmt: skip
+        self.device, self.stops = team().start(checkpoint.pick_device(cfg.device)), Stops()
+        files = (os.path.join(cfg.out_dir, name) for name in ("ckpt.pt", "best.pt", "log.txt"))
+        self.last, self.best, self.log_path = files
+        for path, ways in (self.last, "--resume goes on with it, "), (self.best, ""):
+            if os.path.exists(path) and not (cfg.resume or cfg.overwrite):
+                ways += "--overwrite discards it, --out_dir=FOLDER leaves it alone"
+                raise UserError(f"{path} is there from an earlier run: {ways}")
+        # due: the evaluation after the step that was made last
+        self.progress = {"index": 0, "step": 0, "total": 0, "due": False, "results": [], "log_size": 0, "advice": {}}
         torch.manual_seed(cfg.seed)
         saved = checkpoint.load_checkpoint(self.last) if cfg.resume else None
+        why = f"{self.last} cannot be resumed with other settings, its steps would have been others"
+        self.cfg = checkpoint.merge(saved.cfg, cfg, {*self.FREE, "steps", "epochs"}, why) if saved else cfg
         self.load_data(saved)
         self.make_plan()
-        if team().rank == 0:
-            os.makedirs(cfg.out_dir, exist_ok=True)
-            self.lock = checkpoint.lock(os.path.join(cfg.out_dir, "lock"))
         torch.manual_seed(cfg.seed + team().rank)  # for dropout: each process has other examples
-        self.thread = ThreadPoolExecutor(1)
         self.model.to(self.device).train()
         self.objective = curriculum.make_objective(self.model, self.cfg, self.tok).to(self.device)
         for name in self.cfg.speed:
@@ -81,62 +146,46 @@ class Run:
         self.forward = team().wrap(self.objective, self.cfg.speed)
         self.optimizer = new_optimizer(self.objective, self.cfg)
         if saved:
-            self.go_on(saved[1], saved[3])
+            self.go_on(saved)
+        else:
+            call("lab", "advice", "on_start", self)
         self.saved_at = time.monotonic()
         if team().rank == 0:
+            os.makedirs(cfg.out_dir, exist_ok=True)
             if cfg.overwrite:
                 checkpoint.discard(cfg.out_dir)
-            self.open_log()
-            # what an interrupted run logged after its last checkpoint will come again
-            self.log_file.truncate(min(self.progress["log_size"], os.path.getsize(self.log_file.name)))
-
-    def check_folder(self):
-        """UserError if there is an earlier run in the folder, and nobody has said what is to become of it."""
-        there = [path for path in (self.last, self.best) if os.path.exists(path)]
-        if there and not (self.cfg.resume or self.cfg.overwrite):
-            ways = "--overwrite discards it, --out_dir=FOLDER leaves it alone"
-            if there[0] == self.last:
-                ways = f"--resume goes on with it, {ways}"
-            raise UserError(f"{there[0]} is there from an earlier run: {ways}")
+            with open(self.log_path, "a") as f:  # what was logged after the last checkpoint will come again
+                f.truncate(min(self.progress["log_size"], f.tell()))
 
     def load_data(self, saved):
         """Tokenizer, model, problems, in this order: how long a problem may be depends on the model."""
-        cfg = self.cfg
-        files = [{split: f"{folder}/{split}.json" for split in data.SPLITS} for folder in cfg.data_dir]
-        for path in (path for paths in files for path in paths.values()):
+        trains = [f"{folder}/train.json" for folder in self.cfg.data_dir]
+        for path in trains:
             data.check_exists(path)
-        if cfg.tokenizer == "source":
-            if cfg.init_from == "scratch":
-                raise UserError("--tokenizer=source is that of the weights in init_from, which is 'scratch'")
-            self.tok = saved[2] if saved else checkpoint.source_tokenizer(cfg.init_from)
-            self.pieces = [to_text(self.tok)]
-        else:
-            pieces = set()
-            if cfg.tokenizer in PATTERNS:
-                for paths in files:
-                    pieces |= {*data.find_pieces(data.load_json(paths["train"]), cfg)}
-            self.pieces = sorted(pieces)
-            self.tok = make_tokenizer(cfg.tokenizer, self.pieces)
         if saved:
-            self.model = saved[0]
-            if cfg.init_from != "scratch":
-                self.cfg = checkpoint.sizes(self.model.base, curriculum.change(cfg, model=saved[1].model))
+            self.model, self.tok, self.pieces = saved.model, saved.tok, saved.state["pieces"]
         else:
-            self.model, self.cfg = checkpoint.initial_model(cfg, self.tok)
-            for name in ("n_layer", "n_head", "n_embd", "block_size"):
-                has, given = getattr(self.cfg, name), getattr(cfg, name)
-                if has != given and cfg.origin.get(name) == f"--{name}":  # a config file may be that of other weights
-                    where = f"{name} is {has!r} in the weights, {cfg.init_from}"
-                    raise UserError(f"--{name}={given} has no effect: {where}")
-        loaded = {path: data.load(path, self.cfg, self.tok, self.pieces) for paths in files for path in paths.values()}
-        self.all_problems = [{split: loaded[path] for split, path in paths.items()} for paths in files]
-        self.task = curriculum.make_task(self.cfg, self.tok)
-        for paths, problems in zip(files, self.all_problems):
-            self.task.check(problems["train"], paths["train"])
+            self.make_tokenizer(trains)
+            self.model, self.cfg = checkpoint.initial_model(self.cfg, self.tok)
+        self.task, self.all_problems = curriculum.make_task(self.cfg, self.tok), []
+        for folder, path in zip(self.cfg.data_dir, trains):
+            files = {split: f"{folder}/{split}.json" for split in data.SPLITS}
+            self.all_problems.append({k: data.load(file, self.cfg, self.tok, self.pieces) for k, file in files.items()})
+            self.task.check(self.all_problems[-1]["train"], path)
         if not saved:
-            call("lab", "advice", "on_data", self, files)
-            if cfg.init_from == "scratch" and cfg.model == "gpt2":  # init=induction is fitted to where the facts stand
-                call("tasks", "facts", "fit", self)
+            call("tasks", "facts", "fit", self)
+
+    def make_tokenizer(self, paths):
+        kind, pieces = self.cfg.tokenizer, set()
+        if kind == "source":
+            self.tok = upstairs("pretrained", "weights").load_tokenizer(self.cfg.init_from)
+            self.pieces = [to_text(self.tok)]
+            return
+        if kind in PATTERNS:
+            for path in paths:
+                pieces |= {*data.find_pieces(data.load_json(path), self.cfg)}
+        self.pieces = sorted(pieces)
+        self.tok = make_tokenizer(kind, self.pieces)
 
     @property
     def problems(self):
@@ -154,14 +203,11 @@ class Run:
         """
         cfg, trained = self.cfg, [problems["train"] for problems in self.all_problems]
         self.longest = max(int(problems.n_steps.max()) for problems in trained)
-        self.plan, n_stages = curriculum.stages(cfg, self.longest)
-        if len(self.plan) > 1 and self.longest < cfg.max_latent_stage:
-            print(f"WARNING: no problem has more than {self.longest} steps: the stages after that are all the same")
+        self.plan, self.n_stages = curriculum.stages(cfg, self.longest)
         if len(self.plan) == 1 and len(trained) > 1:
-            self.plan, n_stages = self.plan * len(trained), len(trained)
+            self.plan, self.n_stages = self.plan * len(trained), len(trained)
         if len(trained) > len(self.plan):
             raise UserError(f"data_dir: {len(trained)} folders for {len(self.plan)} stages: the last are no stage's")
-        self.n_stages = n_stages
         self.lengths = self.stage_lengths(cfg)
 
     def stage_lengths(self, cfg):
@@ -173,45 +219,34 @@ class Run:
             lengths.append(for_stage(cfg.steps, index) if cfg.steps else steps)
         return lengths if len(self.plan) > 1 else [sum(lengths)]
 
-    def go_on(self, saved_cfg, saved):
-        """Take up a checkpoint; UserError for settings or data with which it would not have come where it is."""
-        missing = {"progress", "data", "optimizer", "objective", "rng"} - saved.keys()
-        if missing:
-            why = f"no {', '.join(sorted(missing))} in it: best.pt, renamed? Of format 4? --init_from=FILE begins anew"
+    def go_on(self, saved):
+        """Take up a checkpoint; UserError for data or lengths with which it would not have come where it is."""
+        state = saved.state
+        if "optimizer" not in state:
+            why = "no optimizer in it: best.pt, renamed? Of format 4? --init_from=FILE begins anew"
             raise UserError(f"{self.last} cannot be resumed: {why}")
-        self.progress |= saved["progress"]
-        differing = self.differing(saved_cfg, saved["data"])
-        if differing:
-            reason = "the steps that it has done would have been others"
-            raise UserError(f"{self.last} cannot be resumed with other settings, {reason}: {'; '.join(differing)}")
-        old_length, last = self.stage_lengths(saved_cfg)[-1], len(self.plan) - 1
-        if self.progress["index"] > last and self.lengths[-1] > old_length and not self.is_mastered():
-            self.progress["results"].pop()  # the last stage is longer now: it is taken up again
-            self.progress.update(index=last, step=old_length)
-        team().load_optimizer(self.objective, self.optimizer, saved["optimizer"])
-        self.objective.load_state_dict(saved["objective"], strict=False)
-        rng, cuda_rng = saved["rng"][team().rank % len(saved["rng"])]
+        self.progress |= state["progress"]
+        if state["data"] != self.data_keys():
+            raise UserError(f"{self.last} cannot be resumed: the files in {', '.join(self.cfg.data_dir)} are others")
+        self.check_lengths(self.stage_lengths(saved.cfg))
+        team().load_optimizer(self.objective, self.optimizer, state["optimizer"])
+        self.objective.load_state_dict(state["objective"], strict=False)
+        rng, cuda_rng = state["rng"][team().rank % len(state["rng"])]
         torch.set_rng_state(rng)
         if self.device.startswith("cuda") and cuda_rng is not None:
             torch.cuda.set_rng_state(cuda_rng, self.device)
 
-    def differing(self, saved_cfg, saved_keys):
-        """What speaks against going on, in words. A longer last stage is fine, if the learning rate did not know it."""
-        old, new = dataclasses.asdict(saved_cfg), dataclasses.asdict(self.cfg)
-        kept = [k for k in new if k not in (*self.FREE, *self.OF_STAGES, *self.LENGTHS)]
-        found = [f"{k} was {old.get(k)!r}, now {new[k]!r}" for k in kept if old.get(k) != new[k]]
-        if not found and saved_keys != self.data_keys():
-            found = [f"the files in {', '.join(self.cfg.data_dir)} are others"]
-        begun = self.progress["index"] + (self.progress["step"] > 0)  # stages; the one it is in, after its first step
-        for k in self.OF_STAGES:
-            if any(for_stage(old[k], i) != for_stage(new[k], i) for i in range(begun)):
-                found.append(f"{k} was {old[k]!r}, now {new[k]!r}")
-        lengths, last = self.stage_lengths(saved_cfg), len(self.plan) - 1
-        if not found and lengths != self.lengths:
-            longer = lengths[:-1] == self.lengths[:-1] and self.lengths[-1] > lengths[-1]
-            if not longer or (begun > last and for_stage(self.cfg.min_lr_ratio, last) != 1):
-                found.append(f"the stages had {lengths} steps, now {self.lengths}")
-        return found
+    def check_lengths(self, old):
+        """UserError for other lengths of stages, but for a longer last one whose end the learning rate did not know."""
+        *others, end = self.lengths
+        last, progress = len(others), self.progress
+        begun = progress["index"] + (progress["step"] > 0) > last
+        decayed = begun and for_stage(self.cfg.min_lr_ratio, last) != 1
+        if self.lengths != old and (decayed or others != old[:-1] or end < old[-1]):
+            raise UserError(f"{self.last} cannot be resumed: the stages had {old} steps, now {self.lengths}")
+        if progress["index"] > last and end > old[-1] and not self.is_mastered():
+            progress["results"].pop()  # it is taken up again
+            progress.update(index=last, step=old[-1])
 
     def is_mastered(self):
         return 0 < self.cfg.master_at <= self.progress["valid"]["accuracy"]
@@ -219,33 +254,28 @@ class Run:
     def data_keys(self):
         return [problems.key for splits in self.all_problems for problems in splits.values()]
 
-    def open_log(self):
-        os.makedirs(self.cfg.out_dir, exist_ok=True)
-        self.log_file = open(os.path.join(self.cfg.out_dir, "log.txt"), "a", encoding="utf-8")
-
     def log(self, stream, value):
-        if team().rank > 0:
-            return
-        if not os.path.exists(self.log_file.name):  # deleted underneath: begin again
-            self.open_log()
-        self.log_file.write(f"{self.progress['total']} {stream} {value:.6g}\n")
-        self.log_file.flush()
+        if team().rank == 0:
+            os.makedirs(os.path.dirname(self.log_path), exist_ok=True)  # somebody may have tidied up
+            with open(self.log_path, "a", encoding="utf-8") as f:
+                f.write(f"{self.progress['total']} {stream} {value:.6g}\n")
 
     def save(self, path, **more):
-        """Write beside, then rename: there is always a whole checkpoint, the old one or the new."""
+        """Write a checkpoint: there is always a whole one, the old one or the new."""
         weights, moments = team().states(self.objective, self.optimizer)
         if team().rank > 0:
             return
         if path == self.last:
             more |= {"optimizer": moments, "objective": self.objective.own_state()}
-        self.progress["log_size"] = os.fstat(self.log_file.fileno()).st_size
+        with suppress(FileNotFoundError):
+            self.progress["log_size"] = os.path.getsize(self.log_path)
         state = {
             "model": weights,
             "config": dataclasses.asdict(self.cfg),
             "base": dataclasses.asdict(self.model.config),
             "pieces": self.pieces,
             "longest": self.longest,
-            "stage": self.plan[min(self.progress["index"], len(self.plan) - 1)],
+            "stage": for_stage(self.plan, self.progress["index"]),
             "data": self.data_keys(),
             "progress": self.progress,
             "format": checkpoint.FORMAT,
@@ -256,15 +286,16 @@ class Run:
         cuda_rng = torch.cuda.get_rng_state(self.device) if self.device.startswith("cuda") else None
         self.save(self.last, rng=team().gather([(torch.get_rng_state(), cuda_rng)]))  # of each process
         self.saved_at = time.monotonic()
+        team().any_of(False)  # all wait until it is written: who leaves early takes the others along
 
     def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
-        valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
-        self.progress.update(valid=valid, valid_at=self.progress["step"])
+        with self.stops.at_once():
+            valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        self.progress.update(valid=valid, valid_at=self.progress["step"], due=False)
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
         call("lab", "advice", "on_validation", self, valid)
-        self.progress["trained"] = 0.0, 0
         missing = team().any_of(team().rank == 0 and not os.path.exists(self.best))
         if valid["accuracy"] > self.progress["best"] or missing:
             self.progress["best"] = valid["accuracy"]
@@ -325,7 +356,7 @@ def train_stage(run, stop):
     step_of_team = getattr(team(), "train_step", None) or train_step
     if progress["step"] == 0:
         run.log("stage", stage)
-        progress.update(seconds=0.0, best=-1.0, valid={}, trained=(0.0, 0), watch={})
+        progress.update(seconds=0.0, best=-1.0, valid={}, valid_at=0, advice={})
     show_stage(run, stage)
     began, clock = time.monotonic() - progress["seconds"], (time.monotonic(), progress["step"])
 
@@ -339,40 +370,54 @@ def train_stage(run, stop):
         rng = data.random_stream(data.ROWS, cfg, index, step)
         return chosen, data.training_rows(problems, chosen, index, cfg, run.task, rng)
 
-    ahead = run.thread.submit(batch, progress["step"])  # the next batch is made while the model works on this one
+    batches = made_ahead(batch, progress["step"])
     while progress["index"] == index and not stop():
-        if progress["step"] == 0 or (progress["step"] % epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
-            run.optimizer = new_optimizer(run.objective, cfg)
-        for group in run.optimizer.param_groups:
-            group["lr"] = learning_rate(cfg, index, progress["step"], n_steps)
-        chosen, rows = ahead.result()
-        ahead = run.thread.submit(batch, progress["step"] + 1)
-        try:
-            losses = step_of_team(run.forward, run.optimizer, rows, cfg)
-        except FloatingPointError as e:
-            raise broke_down(run, stage, e, [i for i, _ in chosen]) from None
-        progress["step"] += 1
-        progress["total"] += 1
-        loss, n = progress["trained"]
-        progress["trained"] = loss + losses.get("ce", losses["loss"]), n + 1
-        end = progress["step"] == n_steps
-        evaluated = end or progress["step"] % (cfg.eval_every or epoch_steps) == 0
+        shown = evaluated = progress["due"]  # in an iteration of its own: stop() has been asked before
         if evaluated:
+            run.save_last()
             run.validate(stage)
-        mastered = evaluated and run.is_mastered()
+        else:
+            step = progress["step"]
+            if step == 0 or (step % epoch_steps == 0 and cfg.reset_optimizer == "epoch"):
+                run.optimizer.state.clear()  # as a new one
+            for group in run.optimizer.param_groups:
+                group["lr"] = learning_rate(cfg, index, step, n_steps)
+            chosen, rows = next(batches)
+            try:
+                losses = step_of_team(run.forward, run.optimizer, rows, cfg)
+            except FloatingPointError as e:
+                raise broke_down(run, stage, e, [i for i, _ in chosen]) from None
+            step += 1
+            due = step == n_steps or step % (cfg.eval_every or epoch_steps) == 0
+            progress.update(step=step, total=progress["total"] + 1, due=due)
+            shown = step % cfg.log_every == 0 and not due
+            if due or shown:
+                progress["losses"] = {name: value.item() for name, value in losses.items()}
+                for name, value in progress["losses"].items():
+                    run.log(f"train/{name}", value)
         progress["seconds"] = time.monotonic() - began
-        if end or mastered or progress["step"] % cfg.log_every == 0:
-            show_progress(run, stage, losses, (time.monotonic() - clock[0]) / (progress["step"] - clock[1]))
+        if shown:
+            show_progress(run, stage, (time.monotonic() - clock[0]) / max(1, progress["step"] - clock[1]))
             clock = time.monotonic(), progress["step"]
-        if end or mastered:
-            end_stage(run, stage, mastered)
-        if evaluated or team().any_of(time.monotonic() - run.saved_at > SAVE_SECONDS):
+        if evaluated and (progress["step"] == n_steps or run.is_mastered()):
+            end_stage(run, stage)
+        if team().any_of(time.monotonic() - run.saved_at > SAVE_SECONDS):
             run.save_last()
 
 
-def end_stage(run, stage, mastered):
+def made_ahead(batch, step):
+    """Yields batch(step), batch(step + 1), ...; the next one is made while the model works on this one."""
+    with ThreadPoolExecutor(1) as thread:
+        ahead = thread.submit(batch, step)
+        while True:
+            step, ready = step + 1, ahead.result()
+            ahead = thread.submit(batch, step)
+            yield ready
+
+
+def end_stage(run, stage):
     progress, n_steps = run.progress, run.progress["step"]
-    if run.cfg.master_at and not mastered:
+    if run.cfg.master_at and not run.is_mastered():
         print(f"  WARNING: {n_steps} steps were not enough for {run.cfg.master_at:.1%} accuracy; going on anyway")
     show_answer(run, stage)
     progress["results"].append((stage, n_steps, progress["seconds"], progress["valid"]))
@@ -388,44 +433,39 @@ def broke_down(run, stage, error, chosen):
 # ---------------------------------------------------------------- the command
 
 
-def train(cfg, argv):
-    """The whole run, or the rest of it, and its test; returns 130 if it was interrupted."""
-    run = Run(cfg)
+def train(cfg):
+    """The whole run, or the rest of it, and its test; returns 130 if it was stopped."""
+    with checkpoint.lock(cfg.out_dir) if team().rank == 0 else nullcontext():
+        run = Run(cfg)
+        with run.stops:
+            try:
+                return train_all(run)
+            except Stopped:
+                program = "python" if team().size == 1 else "torchrun ..."
+                again = shlex.join([program, ours("train.py"), "--resume", f"--out_dir={cfg.out_dir}"])
+                print(f"saved {run.last}; to go on: {again}")
+                return 130
+
+
+def train_all(run):
     cfg = run.cfg
     if cfg.left_out:
         print(f"left out, since method={cfg.method} has no use for it: {', '.join(cfg.left_out)}")
     n_parameters = sum(p.numel() for p in run.model.parameters())
     print(f"{len(run.problems['train']):,} problems, {n_parameters:,} parameters, on {run.device}, into {cfg.out_dir}")
-
-    interrupts = []
-
-    def stop():
-        return team().any_of(bool(interrupts))
-
-    def on_interrupt(signum, frame):
-        interrupts.append(signum)  # torchrun passes ^C on as SIGTERM, and so do clusters
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        print("\nfinishing this step, then saving (^C once more: stop at once)", flush=True)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    signal.signal(signal.SIGTERM, on_interrupt)
     if run.progress["index"] == len(run.plan):
         print("this run has been trained to its end already")
     while run.progress["index"] < len(run.plan):
-        train_stage(run, stop)
-        if stop():
+        train_stage(run, run.stops)
+        if run.stops() or run.progress["index"] == len(run.plan):
             run.save_last()
-            again = [arg for arg in argv if not arg.startswith(("--resume", "--overwrite")) and arg != "true"]
-            program = "python" if team().size == 1 else "torchrun ..."
-            print(f"saved {run.last}; to go on: {program} {shlex.join([sys.argv[0], *again])} --resume")
-            return 130
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on there is nothing left to lose
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        if run.stops():
+            raise Stopped
     show_results(run)
-
-    run.model = checkpoint.load_checkpoint(run.best)[0].to(run.device)
+    run.model = checkpoint.load_checkpoint(run.best).model.to(run.device)
     print()
-    test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
+    with run.stops.at_once():
+        test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
     for name, value in test.items():
         run.log(f"test/{name}", value)
     show_test(test, len(run.problems["test"]), run.best)
@@ -433,16 +473,16 @@ def train(cfg, argv):
 
 
 def main(argv):
-    if int(os.environ.get("RANK", 0)) > 0:
-        sys.stdout = open(os.devnull, "w")  # of several processes only the first prints
+    team()  # of several processes only the first prints
     cfg = parse(curriculum.config_class, argv, __doc__, takes_file=True)
-    if cfg.eval_only or cfg.origin.get("eval_only") == "--eval_only":  # an empty $CHECKPOINT must not start a training
+    if "eval_only" in cfg.origin:  # an empty $CHECKPOINT must not start a training
         code = evaluate_only(cfg)
     elif cfg.eval_file:
         raise UserError("--eval_file belongs to --eval_only=CHECKPOINT: training evaluates valid.json and test.json")
     else:
-        code = train(curriculum.leave_out(cfg), argv)
-    team().stop()
+        code = train(curriculum.leave_out(cfg))
+    if code is None:
+        team().stop()
     return code
 
 

@@ -1,26 +1,53 @@
 """
 What a run tells its user besides: what the data is like, that it learns by heart, that it stands on a plateau.
 
-train.py calls on_data and on_validation if this file is there.
+train.py calls on_start and on_validation if this file is there.
 """
 
+import traceback
 from itertools import chain
 
 import numpy as np
+import torch
 
 import data
+from config import UserError, first_line, ours
+from curriculum import methods_of, row_for
+from evaluate import written_loss
 from tokenizer import PATTERNS
 
 PLATEAU = 500  # steps after which something should have been learned
 
 
-def on_data(run, files):
-    """Say how each validation and test file is like the training data; files: [{split: path}, ...]."""
+def on_start(run):
+    try_objective(run)
+    if len(run.plan) > 1 and run.longest < run.cfg.max_latent_stage:
+        print(f"WARNING: no problem has more than {run.longest} steps: the stages after that are all the same")
     trains = [problems["train"] for problems in run.all_problems]
-    for paths, problems in {tuple(paths.items()): problems for paths, problems in zip(files, run.all_problems)}.items():
-        for split, path in paths:
-            if split != "train":
-                print(compare(path, problems[split], trains, run.cfg, run.tok, run.pieces), flush=True)
+    for folder, problems in dict(zip(run.cfg.data_dir, run.all_problems)).items():
+        for split in data.SPLITS[1:]:
+            path = f"{folder}/{split}.json"
+            print(compare(path, problems[split], trains, run.cfg, run.tok, run.pieces), flush=True)
+
+
+@torch.no_grad()
+def try_objective(run):
+    """UserError for a method whose losses fail where nobody thinks, as in stage 0: a traceback would come later."""
+    row = row_for(run.problems["train"][0], 0, run.cfg, run.tok)
+    if row.n or not methods_of(run.cfg.method):
+        return
+    run.objective.eval()
+    try:
+        rows = data.training_rows(run.problems["train"], [(0, 0)], 0, run.cfg, run.task, np.random.default_rng(0))
+        run.objective(data.collate(rows, run.device))
+    except UserError:
+        raise
+    except Exception as e:
+        where = traceback.extract_tb(e.__traceback__)[-1]
+        place = f"{ours(where.filename)}, line {where.lineno}"
+        what = "fails where nobody thinks (thinking.fed is (B, 0, C) in stage 0)"
+        raise UserError(f"method={run.cfg.method} {what}: {place}: {type(e).__name__}: {first_line(e)}") from e
+    run.objective.train()
 
 
 def compare(path, problems, trains, cfg, tok, pieces):
@@ -63,18 +90,22 @@ def on_validation(run, valid):
     watch_plateau(run, valid)
 
 
+@torch.no_grad()
 def watch_heart(run, valid):
     """Say once if the training loss goes on falling, but the validation loss does not: it learns by heart."""
-    progress, valid_loss = run.progress, valid["loss"]
-    total, n = progress["trained"]
-    seen, train_loss = progress["watch"], float(total) / n  # the mean since the last evaluation
+    progress, valid_loss, seen = run.progress, valid["loss"], run.progress["advice"]
+    if seen.get("warned"):
+        return
+    stage = run.plan[progress["index"]]
+    train_loss = written_loss(run.model.eval(), run.problems["train"], stage, run.cfg, run.tok)
+    run.model.train()
     least = seen.get("least")
     if not least or valid_loss < least["valid"]:
         seen["least"] = {"valid": valid_loss, "train": train_loss, "at": progress["total"], "since": 0}
         return
     least["since"] += 1
     falls = train_loss < 0.8 * least["train"] and train_loss < valid_loss / 1.5
-    if falls and least["since"] >= 3 and not seen.get("warned"):
+    if falls and least["since"] >= 3:
         seen["warned"] = True
         print(f"  WARNING: the {len(run.problems['train']):,} training problems are being learned by heart:")
         print(f"    since step {least['at']} their loss has fallen from {least['train']:.2g} to {train_loss:.2g},")
@@ -84,14 +115,15 @@ def watch_heart(run, valid):
 
 def watch_plateau(run, valid):
     """Say once if stage 0, where every step is written, is not being learned: later stages build on it."""
-    step, curve = run.progress["step"], run.progress["watch"].setdefault("curve", [])
+    step, seen = run.progress["step"], run.progress["advice"]
+    curve = seen.setdefault("curve", [])
     curve.append((step, valid["loss"]))
     then = [pair for pair in curve if 50 <= pair[0] <= step / 2][-1:]
     if run.plan[run.progress["index"]] > 0 or step < PLATEAU or valid["accuracy"] > 0.5 or not then:
         return
     ((since, loss),) = then
-    if 0.8 * loss < valid["loss"] < 1.1 * loss and not run.progress["watch"].get("plateau"):
-        run.progress["watch"]["plateau"] = True
+    if 0.8 * loss < valid["loss"] < 1.1 * loss and not seen.get("plateau"):
+        seen["plateau"] = True
         print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to")
         print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")
         print("    docs/own_data.md says what to try.", flush=True)

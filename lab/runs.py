@@ -90,8 +90,8 @@ class Job:
     def discard(self):
         """Remove what is there of it; UserError if it is running."""
         if os.path.exists(self.cfg.out_dir):
-            lock(os.path.join(self.cfg.out_dir, "lock")).close()
-            discard(self.cfg.out_dir)
+            with lock(self.cfg.out_dir):
+                discard(self.cfg.out_dir)
 
     def said(self):
         """What it has said since it was last started."""

@@ -1,15 +1,17 @@
 """
-Other people's weights as models that think: a GPT-2 (gpt2.py), a Llama (llama.py), what export.py has written.
+Weights to begin with: those of a run of ours, and other people's as models that think: a GPT-2 (gpt2.py), a Llama
+(llama.py), what export.py has written.
 """
 
 import dataclasses
 
 import torch
 
-from checkpoint import from_elsewhere, sizes, source_tokenizer
+from checkpoint import find_checkpoint, is_ours, load_checkpoint, new_base, sizes
 from config import TrainConfig, UserError, check
 from curriculum import change, config_class, kind_of, make_model
-from evaluate import ACTS
+from evaluate import FREE
+from model import SIZES
 from pretrained import format4, hf_tokenizer
 from pretrained.gpt2 import read_gpt2
 from pretrained.hub import find, find_beside, read_tensors, some
@@ -20,7 +22,14 @@ THINKING = "thinking.safetensors"  # beside exported weights, those that no othe
 
 
 def load_tokenizer(source):
-    """The tokenizer of weights: the one in its files, which may be GPT-2's; that, too, if a GPT-2 comes without."""
+    """The tokenizer of weights: of a run its own; the one in their files, which may be GPT-2's; or else GPT-2's."""
+    if source == "scratch":
+        raise UserError("--tokenizer=source is that of the weights in init_from, which is 'scratch'")
+    path = find_checkpoint(source)
+    if is_ours(path):
+        return load_checkpoint(path).tok
+    if source in SIZES:
+        return make_tokenizer("gpt2")
     if not is_llama(source) and not any(find_beside(source, name) for name in ("tokenizer.json", "vocab.json")):
         return make_tokenizer("gpt2")
     tok = hf_tokenizer.load_tokenizer(source)
@@ -30,6 +39,44 @@ def load_tokenizer(source):
         if tok._pat_str in its[:2] and (tok._mergeable_ranks, tok._special_tokens, tok.bos) == its[2:]:
             return gpt2
     return tok
+
+
+def initial_model(source, cfg, tok):
+    """(the model that a run begins with, cfg with its sizes)."""
+    path = find_checkpoint(source)  # such as the chain of thought that the paper's GSM8K begins with
+    return from_run(path, cfg, tok) if is_ours(path) else load_model(path, cfg, tok)
+
+
+def token_ids(tok):
+    """{token as bytes: its number} of all tokens."""
+    return tok._mergeable_ranks | {name.encode(): i for name, i in tok._special_tokens.items()}
+
+
+def from_run(path, cfg, tok):
+    """(a model that begins with the weights of a run of ours, cfg with its sizes); new words start at random."""
+    old = load_checkpoint(path)
+    if cfg.tokenizer not in ("source", old.cfg.tokenizer):
+        raise UserError(f"{path}: its tokenizer is {old.cfg.tokenizer!r}, that of this run {cfg.tokenizer!r}")
+    if old.cfg.feedback != cfg.feedback and kind_of(cfg.method).instead == "thought":
+        print(f"{path} was trained to think with feedback={old.cfg.feedback}, and goes on with {cfg.feedback}")
+    cfg, its = change(cfg, model=old.cfg.model), vars(old.model.config)
+    its = its | {"block_size": max(cfg.block_size, its["block_size"]), "dropout": cfg.dropout}
+    base = new_base(cfg, tok, **its)
+    cfg = sizes(base, cfg)
+    model = make_model(base, cfg, tok)
+    ids, old_ids = token_ids(tok), token_ids(old.tok)
+    shared = ids.keys() & old_ids.keys()
+    if len(shared) < len(ids):  # a single byte is no word
+        print(f"{path}: {len(ids) - len(shared):,} of {len(tok._mergeable_ranks) - 256:,} words begin anew")
+    own, given = model.state_dict(), old.model.state_dict()
+    for name in own.keys() & given.keys():
+        if own[name].shape[1:] != given[name].shape[1:]:
+            continue  # another feedback's
+        if name in ("base.wte.weight", "base.embed_tokens.weight", "base.lm_head.weight"):  # a row for each token
+            own[name][[ids[t] for t in shared]] = given[name][[old_ids[t] for t in shared]]
+        else:
+            own[name][: len(given[name])] = given[name]
+    return model, cfg
 
 
 def its_thinking(source):
@@ -113,13 +160,21 @@ def to_evaluate(path, cfg):
     UserError for settings that were given on the command line, but would have no effect.
     """
     training = {f.name for f in dataclasses.fields(TrainConfig)}
-    asked = ACTS | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens", "method",
+    asked = FREE | {"tokenizer", "question_format", "step_format", "answer_format", "markers", "icot_tokens", "method",
                     "c_thought", "max_latent_stage", "pad_latent_to_max", "feedback"}  # fmt: skip
     idle = [how for k, how in cfg.origin.items() if k in training - asked and how == f"--{k}"]
     if idle:
         raise UserError(f"--eval_only={path}: without effect on an evaluation: {', '.join(idle)}")
-    tok = source_tokenizer(path)
+    tok = load_tokenizer(path)
     if "tokenizer" in cfg.origin and cfg.tokenizer not in ("source", tok.name):
         raise UserError(f"{path}: it knows the tokens of {tok.name!r} only, but {cfg.origin['tokenizer']} is another")
-    model, cfg = from_elsewhere(path, change(cfg, tokenizer=tok.name, init_from="scratch"), tok)
+    model, cfg = load_model(path, change(cfg, tokenizer=tok.name, init_from="scratch"), tok)
     return model, cfg, tok, [to_text(tok)] if tok.name == "source" else [], None
+
+
+def to_sample(source, thinks):
+    """(model, cfg, tokenizer) of weights from elsewhere; thinks: whether they are to."""
+    tok = load_tokenizer(source)
+    model, cfg = load_model(source, change(TrainConfig(tokenizer=tok.name, method="coconut" if thinks else "cot")), tok)
+    print(f"{source}: {'between <bot> and <eot>' if thinks else 'plain text (no --latent)'}")
+    return model.eval(), cfg, tok

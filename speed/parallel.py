@@ -14,6 +14,7 @@ processes may differ in their numbers of passes: the longest thinking of their e
 """
 
 import os
+import sys
 from contextlib import contextmanager, nullcontext
 
 import torch
@@ -88,6 +89,8 @@ class Team(checkpoint.Alone):
     def __init__(self):
         self.rank, self.size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.device = "cpu"
+        if self.rank > 0:  # only the first prints
+            sys.stdout = open(os.devnull, "w")
 
     def start(self, device):
         if device.startswith("cuda"):

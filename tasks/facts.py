@@ -13,10 +13,14 @@ from itertools import islice
 import torch
 from torch import nn
 
+import checkpoint
+
 
 def fit(run):
     """Fit the initial weights to this task's distance, or say what --init=induction would do."""
     cfg, problems = run.cfg, run.all_problems[0]["train"]
+    if cfg.init_from != "scratch" or cfg.model != "gpt2":
+        return
     distance = step_distance(problems)
     if distance is not None:
         where = f"{abs(distance)} token{'' if abs(distance) == 1 else 's'} {'after' if distance > 0 else 'before'} it"
@@ -48,53 +52,52 @@ def step_distance(problems):
     return best if counts[best] >= 0.9 * n > 0 else None
 
 
-@torch.no_grad()
 def induction(model, distance=1):
     """Draw the weights of a GPT-2 anew; what is not named here begins as GPT-2's.
 
     What is looked up stands `distance` tokens after that by which it is looked up; negative: so many before it.
     """
-    C, hs, first = model.config.n_embd, model.config.n_embd // model.config.n_head, model.h[0].attn
-    nn.init.normal_(model.wte.weight, std=0.28)
-    # Positions are points on circles that turn at C / 2 different speeds, so a place before is one rotation away.
+    if distance == 1:
+        checkpoint.induction(model)
+        return
+    checkpoint.induction(model, abs(distance), tell_the_next if distance > 0 else look_before)
+    if model.config.n_head > 2:  # all that head 1 tells is said as loudly as it was found
+        C, hs, first = model.config.n_embd, model.config.n_embd // model.config.n_head, model.h[0].attn
+        with torch.no_grad():
+            first.c_proj.weight[:, hs : 2 * hs] = first.c_attn.weight[2 * C :][hs : 2 * hs].T
+
+
+def look_at_neighbour(model):
+    """Sentences: "Who is the mother of Bob?" So head 1 tells each token the one before it, as if that stood here."""
+    C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head
+    q, k, _ = model.h[0].attn.c_attn.weight.split(C)
     speed = math.pi * (torch.arange(C // 2) + 0.5) / (C // 2)
-    angle = torch.arange(model.config.block_size)[:, None] * speed
-    model.wpe.weight.copy_(0.28 * math.sqrt(2) * torch.cat((angle.sin(), angle.cos()), 1))
+    nn.init.normal_(k[hs : 2 * hs], std=math.sqrt(2 / C))
+    q[hs : 2 * hs] = k[hs : 2 * hs] @ checkpoint.rotation(speed)
 
-    def back(places):  # wpe[t] back(n)^T = wpe[t - n]
-        cos, sin = (places * speed).cos().diag(), (places * speed).sin().diag()
-        return torch.cat((torch.cat((cos, -sin), 1), torch.cat((sin, cos), 1)))
 
-    q, k, v = first.c_attn.weight.split(C)  # (C, C) each: rows are outputs, and the first hs of them head 0's
-    for w in q, k:
-        nn.init.normal_(w, std=0.02)
-    nn.init.normal_(k[:hs], std=math.sqrt(2 / C))
-    q[:hs] = k[:hs] @ back(abs(distance))
-    nn.init.orthogonal_(v)
-    nn.init.orthogonal_(first.c_proj.weight)
-    reads, says = v[:hs].clone(), first.c_proj.weight[:, :hs].clone()
-    writes = first.c_proj.weight[:, :hs] @ v[:hs]  # what head 0 of the first layer adds to x, of what it looks at
-    first.c_proj.weight.mul_(0.4)
-    if distance != 1 and model.config.n_head > 2:
-        # Sentences: "Who is the mother of Bob?" So head 1 tells each token the one before it, as if that stood here.
-        nn.init.normal_(k[hs : 2 * hs], std=math.sqrt(2 / C))
-        q[hs : 2 * hs] = k[hs : 2 * hs] @ back(1)
-        if distance > 0:
-            v[hs : 2 * hs] = v[:hs]  # in the words in which keys say what stands before: see writes
-        first.c_proj.weight[:, hs : 2 * hs] = v[hs : 2 * hs].T
+@torch.no_grad()
+def tell_the_next(model):
+    """What is looked up stands after: head 0 has written there by what, and head 1 says it in the same words."""
+    C, hs = model.config.n_embd, model.config.n_embd // model.config.n_head
+    if model.config.n_head > 2:
+        look_at_neighbour(model)
+        v = model.h[0].attn.c_attn.weight[2 * C :]
+        v[hs : 2 * hs] = v[:hs]
+    checkpoint.look_up(model)
+
+
+@torch.no_grad()
+def look_before(model):
+    """What is looked up stands before: head 0 has fetched it to the same token, elsewhere in the text."""
+    C, heads = model.config.n_embd, model.config.n_head
+    hs, first = C // heads, model.h[0].attn
+    if heads > 2:
+        look_at_neighbour(model)
+    reads, says = first.c_attn.weight[2 * C :][:hs], first.c_proj.weight[:, :hs]
     for block in model.h[1:]:
         q, k, v = block.attn.c_attn.weight.split(C)
         nn.init.normal_(q, std=math.sqrt(3 / C))
-        if distance > 0:
-            k.copy_(q @ writes.T)  # who was written there matches who is looked for
-            nn.init.normal_(v, std=math.sqrt(1 / C))
-            block.attn.c_proj.weight.copy_(0.6 * v.T)  # what is found becomes what is said
-        else:
-            k.copy_(q)  # the same token, elsewhere in the text, matches who is looked for
-            v.copy_(says.T.repeat(model.config.n_head, 1))  # in each head: who was written there ...
-            block.attn.c_proj.weight.copy_(0.6 * reads.T.repeat(1, model.config.n_head))  # ... becomes what is said
-    for block in model.h:
-        nn.init.normal_(block.mlp.c_proj.weight, std=0.03)
-    # A hidden state that is fed back is as long as an embedding: thoughts are read as words are, and logits, which are
-    # products of the two, are near 1 as usual.
-    model.ln_f.weight.fill_(0.28)
+        k.copy_(q)  # the same token, elsewhere in the text, matches who is looked for
+        v.copy_(says.T.repeat(heads, 1))  # in each head: who was written there ...
+        block.attn.c_proj.weight.copy_(0.6 * reads.T.repeat(1, heads))  # ... becomes what is said

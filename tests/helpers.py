@@ -136,9 +136,9 @@ def run_to_the_end(flags, stop_at=()):
             run.save_last()
             run.log("junk", 0.0)  # something that was logged after the checkpoint, before the lights went out
             torch.manual_seed(12345)
-            run.lock.close()  # as if the process had ended
             run = start_run([*flags, "--resume"])
             assert run.progress["total"] == total
+    run.save_last()
     return run
 
 

@@ -85,7 +85,6 @@ def test_loss_and_gradients_are_those_of_the_cpu(flags, tmp_path, monkeypatch):
     chosen = [(i, run.plan[-1]) for i in range(6)]
     rows = data.training_rows(run.problems["train"], chosen, 0, run.cfg, run.task, rng)
     assert_same_gradients(run, rows, speed)
-    run.lock.close()
 
 
 @only_with("methods/sets.py", "tasks/graphs.py")
@@ -105,7 +104,6 @@ def test_a_search_is_that_of_the_cpu(feedback, given, tmp_path, monkeypatch):
     rows = [row._replace(extra=row.extra | {"rounds": given}) for row in rows]
     assert rows[0].extra["shared"]
     assert_same_gradients(run, rows)
-    run.lock.close()
 
 
 def llama():
@@ -185,7 +183,6 @@ def test_no_thought_waits_for_the_gpu(flags, tmp_path, monkeypatch):
         run.model.think(*segments).predicting.sum().backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    run.lock.close()
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -119,7 +119,7 @@ def trained(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
-        run_to_the_end([*hops_flags(), "--steps=1", "--out_dir=out/run"]).lock.close()
+        run_to_the_end([*hops_flags(), "--steps=1", "--out_dir=out/run"])
         train.main([*hops_flags(), "--steps=1", "--out_dir=out/run", "--resume"])  # for its last line, the test
     return folder
 
@@ -238,15 +238,17 @@ def test_other_files_are_no_checkpoints(content, part, tmp_path, capsys, monkeyp
     "argv, parts",
     [
         (["--data_dir=/nowhere"], ["/nowhere/test.json: no such file"]),
-        (["--data_dir=/nowhere", "--max_new_tokens=1", "--c_thought=5"], ["without effect", "--c_thought (there: 1)"]),
-        (["--lr=3", "--steps=1,1", "--seed=1"], ["without effect on an evaluation: --lr (there: (0.001,)), --steps"]),
-        (["seven.py"], ["without effect", "n_layer in seven.py, line 2 (there: 1)"]),
+        (
+            ["--data_dir=/nowhere", "--max_new_tokens=1", "--c_thought=5"],
+            ["without effect", "--c_thought was 1, now 5"],
+        ),
+        (["--lr=3", "--steps=1,1", "--seed=2"], ["without effect on an evaluation: --lr was (0.001,), now (3.0,)"]),
+        (["seven.py"], ["without effect", "n_layer in seven.py, line 2 was 1, now 7"]),
         (["--eval_file=data/test.json", "--data_dir=other"], ["--eval_file and --data_dir", "one of them"]),
-        (["--data_dir=data,other"], ["--data_dir names several folders"]),
         (["--eval_file=nowhere.json"], ["nowhere.json: no such file"]),
         (["--eval_file=data"], ["data: Is a directory"]),
         (["--resume"], ["without effect", "--resume"]),
-        (["--tokenizer=gpt2"], ["--tokenizer (there: 'words')"]),
+        (["--tokenizer=gpt2"], ["--tokenizer was 'words', now 'gpt2'"]),
     ],
 )
 def test_what_would_not_act_is_refused(argv, parts, in_trained, capsys, monkeypatch):
@@ -274,6 +276,17 @@ def test_what_is_given_acts(in_trained, capsys, monkeypatch):
         error = fails(train.main, [empty, "--out_dir=out/none", "--data_dir=data"], capsys, monkeypatch)
         assert "--eval_only=: without effect" in error or "belongs to --eval_only" in error
     assert not os.path.exists("out/none")
+
+
+@pytest.mark.parametrize("method", ["no_cot", "pause"])
+def test_thoughts_of_a_model_that_never_thought_are_refused(method, tmp_path, capsys, monkeypatch):
+    """Catches eight "thoughts" of a baseline, which happens to be the latest run."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
+    run_to_the_end([*hops_flags(), "--steps=1", f"--method={method}", "--out_dir=out/base"])
+    error = fails(sample.main, ["--latent=8"], capsys, monkeypatch)
+    assert f"--latent=8: out/base/best.pt has never thought, its method is {method}" in error
+    sample.main(["--latent=0", "--count=1"])
 
 
 @only_with("pretrained/weights.py", "pretrained/export.py")
@@ -331,7 +344,7 @@ def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, mon
     flags = own_data("own", train=train_problems, valid=family(NEW, 20), test=test_problems)
     known = sum(p["question"] in {q["question"] for q in train_problems} for p in test_problems)
     n_new = sum("Zoe" in p["question"] or "Yves" in p["question"] for p in family(NEW, 20))
-    start_run(flags).lock.close()
+    start_run(flags)
     valid, test, *_ = capsys.readouterr().out.splitlines()
     assert valid.startswith("WARNING: own/valid.json: 20 problems, 0 of whose questions are in train.json, too; ")
     assert valid.endswith(f"{n_new} have words that are not, such as 'Yves', 'Zoe'")
@@ -340,11 +353,11 @@ def test_names_that_train_does_not_have_are_named_before_it_starts(tmp_path, mon
     assert known >= 2
     with open("own/test.json", "w") as f:
         json.dump(train_problems[:30], f)
-    start_run(flags).lock.close()
+    start_run(flags)
     _, test, *_ = capsys.readouterr().out.splitlines()
     assert test.startswith("WARNING: own/test.json: 30 problems, 30 of whose questions are")
     assert "only tests what was learned by heart" in test
-    start_run([*flags, "--tokenizer=chars", "--block_size=200"]).lock.close()
+    start_run([*flags, "--tokenizer=chars", "--block_size=200"])
     valid, test, *_ = capsys.readouterr().out.splitlines()
     assert valid.endswith(f"{n_new} have characters that are not, such as 'Y', 'Z'")
 
@@ -458,8 +471,7 @@ def test_a_model_without_its_last_state_is_not_overwritten(trained, tmp_path, ca
     os.remove("out/run/ckpt.pt")
     error = fails(train.main, [*hops_flags(), "--out_dir=out/run"], capsys, monkeypatch)
     assert "out/run/best.pt is there from an earlier run: --overwrite discards it" in error and "--resume" not in error
-    run = start_run([*hops_flags(), "--out_dir=out/run", "--overwrite"])
-    run.lock.close()
+    start_run([*hops_flags(), "--out_dir=out/run", "--overwrite"])
     there = [name for name in os.listdir("out/run") if not name.startswith("training.")]  # pictures stay
     assert sorted(there) == ["lock", "log.txt", "notes.txt"]
 
@@ -548,8 +560,7 @@ def test_one_question_and_thoughts_that_are_no_whole_steps(in_trained, capsys):
     """Catches a standard deviation of one number, and an index behind the last thought."""
     from lab import analyze
 
-    run = run_to_the_end([*hops_flags(), "--steps=1", "--c_thought=2", "--out_dir=out/two"])
-    run.lock.close()
+    run_to_the_end([*hops_flags(), "--steps=1", "--c_thought=2", "--out_dir=out/two"])
     json.dump(data.load_json("data/test.json")[:1], open("one.json", "w"))
     analyze.main(["out/two", "one.json", "--max_thoughts=3", "--out=two.json"])
     found = json.load(open("two.json"))

@@ -4,9 +4,10 @@ import sys
 import types
 
 import pytest
-from helpers import words
+from helpers import hops_flags, only_with, start_run, words
 
 import curriculum
+import prepare_hops
 from config import UserError, option
 
 
@@ -17,7 +18,9 @@ def method(monkeypatch):
     def make(**names):
         module = types.ModuleType("methods.mine")
         vars(module).update(names)
-        monkeypatch.setattr(curriculum, "upstairs", lambda folder, name, **known: module)
+        upstairs = curriculum.upstairs
+        mine = lambda folder, name, **known: module if folder == "methods" else upstairs(folder, name, **known)  # noqa: E731
+        monkeypatch.setattr(curriculum, "upstairs", mine)
         monkeypatch.setitem(sys.modules, "methods.mine", module)
         curriculum.methods_of.cache_clear()
         curriculum.kind_of.cache_clear()
@@ -61,3 +64,25 @@ def test_a_loss_without_a_weight_is_refused(method):
     objective = curriculum.make_objective(model, cfg, tok)
     with pytest.raises(UserError, match="'wrong', which has no entry in its weights"):
         objective(collate([curriculum.row_for(problem, 1, cfg, tok)]))
+
+
+@only_with("lab/advice.py")
+@pytest.mark.parametrize("wrong", ["fed", "target"])
+def test_losses_that_fail_where_nobody_thinks_are_tried_at_the_start(wrong, method, tmp_path, monkeypatch):
+    """Catches a traceback in the first step, or in the first stage that has a problem without steps."""
+
+    class Objective(curriculum.Objective):
+        weights = {"mine": 1.0}
+
+        def losses(self, thinking, batch):
+            last = thinking.fed[:, -1] if wrong == "fed" else thinking.layers[-1][:, 1]
+            return super().losses(thinking, batch) | {"mine": last.sum()}
+
+        def counts(self, batch):
+            return super().counts(batch) | {"mine": batch.n.sum()}
+
+    method(Objective=Objective)
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=9 --out_dir=data".split())
+    with pytest.raises(UserError, match=r"method=mine fails where nobody thinks .*test_hooks.py, line \d+: IndexError"):
+        start_run([*hops_flags(), "--method=mine", "--out_dir=out"])

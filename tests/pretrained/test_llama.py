@@ -946,7 +946,6 @@ def test_new_tokens_begin_as_others(kind, unused, source):
         old = theirs["model." + name if name.startswith("embed") else name]
         assert torch.equal(ours[name][:first], old[:first]) and len(ours[name]) == max(len(old), run.tok.n_vocab)
         assert torch.equal(ours[name][first : first + 3], old[like].expand(3, -1))
-    run.lock.close()
 
 
 def test_another_tokenizer_is_refused(source, capsys, monkeypatch):

@@ -12,11 +12,12 @@ from helpers import HERE, fails, hops_flags, only_with, run_to_the_end
 import data
 import prepare_hops
 import sample
-from checkpoint import from_run, load_checkpoint
+from checkpoint import load_checkpoint
 from config import Command, parse
 from curriculum import config_class
 from evaluate import evaluate
 from pretrained import export
+from pretrained.weights import from_run
 
 HOPS = os.path.join(HERE, "assets", "hops.pt")
 
@@ -63,7 +64,7 @@ def run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     prepare_hops.main("--nodes=6 --hops=2 --train=50 --valid=9 --test=40 --out_dir=data".split())
     flags = [*hops_flags(), "--steps=2", "--out_dir=out/run"]
-    run_to_the_end(flags).lock.close()
+    run_to_the_end(flags)
     return flags
 
 

@@ -21,7 +21,7 @@ from helpers import HERE, local_hub
 import data
 import sample
 import train
-from checkpoint import initial_model, load_checkpoint, source_tokenizer
+from checkpoint import initial_model, load_checkpoint
 from coconut import Coconut
 from config import TrainConfig, UserError, parse
 from curriculum import config_class, make_prompt
@@ -31,6 +31,7 @@ from pretrained import export
 from pretrained.export import write_safetensors
 from pretrained.gpt2 import read_gpt2
 from pretrained.hf_tokenizer import write_tokenizer_json
+from pretrained.weights import load_tokenizer
 from tokenizer import make_tokenizer
 from train import Run
 
@@ -440,7 +441,7 @@ def test_a_gpt2_with_a_tokenizer_of_its_own(tmp_path, monkeypatch, capsys):
     model = random_gpt(vocab_size=theirs.get_vocab_size() + 5)
     write_safetensors(folder / "model.safetensors", openai_state(model))
     json.dump({"n_head": 2, "model_type": "gpt2"}, open(folder / "config.json", "w"))
-    tok = source_tokenizer(str(folder))
+    tok = load_tokenizer(str(folder))
     assert tok.encode_ordinary("3 and so on") == theirs.encode("3 and so on").ids and tok.name == "source"
     cfg = TrainConfig(tokenizer="source", init_from=str(folder))
     loaded, _ = initial_model(cfg, tok)
@@ -462,13 +463,13 @@ def test_gpt2s_own_tokenizer_in_a_folder_is_gpt2s(tmp_path, gpt2):
     write_tokenizer_json(gpt2, tmp_path)
     write_safetensors(tmp_path / "model.safetensors", openai_state(random_gpt(vocab_size=50257, n_embd=4)))
     json.dump({"n_head": 2}, open(tmp_path / "config.json", "w"))
-    tok = source_tokenizer(str(tmp_path))
+    tok = load_tokenizer(str(tmp_path))
     assert tok.name == "gpt2" and tok.added == [50257, 50258, 50259]
     initial_model(TrainConfig(tokenizer="gpt2", init_from=str(tmp_path)), tok)
     spec = json.load(open(tmp_path / "tokenizer.json"))
     spec["model"]["vocab"] |= {"<|more|>": 50260}
     json.dump(spec, open(tmp_path / "tokenizer.json", "w"))
-    assert source_tokenizer(str(tmp_path)).name == "source"
+    assert load_tokenizer(str(tmp_path)).name == "source"
 
 
 @pytest.mark.parametrize("model_type", ["phi3", "gemma2", "gpt_neox", "qwen2_moe"])
@@ -476,7 +477,7 @@ def test_other_models_are_named(model_type, tmp_path):
     """Catches "not the weights of a GPT-2" for weights that nobody has said to be a GPT-2's."""
     write_safetensors(tmp_path / "model.safetensors", {"model.norm.weight": torch.ones(3)})
     json.dump({"model_type": model_type}, open(tmp_path / "config.json", "w"))
-    for use in source_tokenizer, read_gpt2:
+    for use in load_tokenizer, read_gpt2:
         with pytest.raises(
             UserError, match=f"model_type is '{model_type}', expected 'gpt2' or .* smollm2-135m, .* load"
         ):
@@ -825,7 +826,6 @@ def make_checkpoint(tmp_path, monkeypatch, gpt2):
                 p.add_(torch.randn_like(p) * 0.3)
         run.progress["index"] = len(run.plan)  # as if it had come to its end
         run.save(run.best)
-        run.lock.close()
         return run.best, problems
 
     return make
@@ -940,8 +940,7 @@ def test_how_a_model_thinks_comes_back(method, feedback, make_checkpoint, capsys
     old = load_checkpoint(path)[0].state_dict()
     assert all(torch.equal(t, old[name]) for name, t in run.model.state_dict().items())
     assert "was trained" not in capsys.readouterr().out
-    run.lock.close()
-    Run(parse(config_class, [*train_it, "--out_dir=other"], "")).lock.close()
+    Run(parse(config_class, [*train_it, "--out_dir=other"], ""))
     said = capsys.readouterr().out
     assert f"was trained to think with method={method}, and goes on with coconut" in said
     config["feedback"] = 3
@@ -959,7 +958,6 @@ def test_training_goes_on_from_weights(checkpoint, capsys):
     assert all(torch.equal(t, saved[k]) for k, t in run.model.state_dict().items())
     run.save(run.best)
     assert load_checkpoint(run.best)[1].n_layer == 2
-    run.lock.close()
     with pytest.raises(UserError, match="its tokenizer is 'gpt2', that of this run 'words'"):
         Run(parse(config_class, [*flags, "--tokenizer=words", "--out_dir=other"], ""))
 

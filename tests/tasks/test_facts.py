@@ -88,7 +88,6 @@ def test_a_run_begins_with_weights_that_fit_its_task(init, tmp_path, monkeypatch
     drawn = []
     monkeypatch.setattr(facts, "induction", lambda model, distance: drawn.append((type(model), distance)))
     run = train.Run(parse(config_class, [*flags, "--n_layer=2", "--n_head=2", "--n_embd=32"], ""))
-    run.lock.close()
     distance = facts.step_distance(run.problems["train"])
     assert distance not in (None, 1) and drawn == ([(GPT, distance)] if init == "induction" else [])
     assert f"stands {abs(distance)} tokens " in capsys.readouterr().out

@@ -127,7 +127,6 @@ def test_the_config_trains_resumes_and_samples(tmp_path, monkeypatch, capsys):
     run = run_to_the_end(flags)
     again = run_to_the_end([*flags, "--out_dir=again"], stop_at=(1, 5))
     assert all(a.equal(b) for a, b in zip(run.model.parameters(), again.model.parameters()))
-    run.lock.close(), again.lock.close()
     capsys.readouterr()
     train.main(["--eval_only=out/family"])
     assert "test accuracy" in capsys.readouterr().out
@@ -173,13 +172,12 @@ def test_weights_are_drawn_for_the_sentences(init, said, tmp_path, monkeypatch, 
         model = make_model(new_base(cfg, run.tok), cfg, run.tok)
         same = all(a.equal(b) for a, b in zip(model.parameters(), run.model.parameters()))
         assert same == (name == "hops" or init == "gpt2")
-        run.lock.close()
 
 
 def plateaus(flags, capsys):
     """How often a run of 125 steps in stage 0 warns of a plateau."""
     flags = [*hops_flags(), *flags, "--max_latent_stage=1", "--steps=125,2", "--eval_every=25", "--overwrite"]
-    run_to_the_end(flags).lock.close()
+    run_to_the_end(flags)
     out = capsys.readouterr().out
     assert out.count("docs/own_data.md") == out.count("WARNING: a plateau: ")
     return out.count("WARNING: a plateau: since step 50 the validation loss has gone from")
