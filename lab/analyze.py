@@ -116,9 +116,9 @@ def probe_all(thoughts, steps, args):
 def describe_thoughts(model, thoughts, tok):
     """Mean and standard deviation, over the problems, of the norm and the entropy (nats) of each thought (M, N, C)."""
     rows = []
-    bare = thoughts - model.feedback.vectors(0, thoughts.size(1))
+    bare = torch.stack([model.bare(of) for of in thoughts])  # LOTUS adds more than the feedback's vectors
     for i, (own, seen) in enumerate(zip(thoughts.unbind(1), bare.unbind(1)), 1):
-        entropy = Categorical(logits=model.head(seen)[:, : tok.n_vocab]).entropy()
+        entropy = Categorical(logits=model.head(seen)[:, : tok.n_vocab].float()).entropy()
         row = {"thought": i}
         for name, values in ("norm", own.norm(dim=-1)), ("entropy", entropy):
             std, mean = torch.std_mean(values, correction=0)
@@ -168,7 +168,7 @@ def analyze(asked, args):
         asked.model.may_stop = False
     others = replacements(held, trained, args.seed)
     if held.size(1) > 1:
-        others |= one_at_a_time(*[*others.values()][:2])
+        others |= one_at_a_time(held, others["another question's"])
     for name, given in others.items():  # what it answers if it was made to think something else
         result["controls"].append({"thoughts": name, "accuracy": sweep(asked, trained, given)[0]["accuracy"]})
     thoughts = held[:, :0] if asked.pauses else held
@@ -217,7 +217,7 @@ def show(result):
     table("mean value by height (distance to a leaf), on the frontier; in a circle by position", places)
     table("answers with other thoughts", result["controls"], n)
     table("thoughts: norm, and entropy in nats", result["thoughts"])
-    table("linear probes of step k from thought i: held out; fitted to shuffled labels; by chance", result["probes"])
+    table("linear probes of step k from thought i: held out; control: fitted to shuffled labels", result["probes"])
 
 
 @torch.no_grad()

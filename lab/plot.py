@@ -75,7 +75,7 @@ def read_analysis(path):
         found = json.loads(read_text(path))
     except (ValueError, RecursionError):
         found = None
-    if not isinstance(found, dict) or not {"command", "sweep", "values", "probes"} <= found.keys():
+    if not isinstance(found, dict) or not {"command", "sweep", "values", "examples", "probes"} <= found.keys():
         raise UserError(f"{path}: not what analyze.py has written")
     return found
 
@@ -289,7 +289,7 @@ def main(argv):
     command = f"{found['command']}; {command}"
     if says_something(found["sweep"]):
         save(draw_categories(found), folder, "categories", command)
-    if found["values"]:
+    if found["values"] and (found["examples"] or args.example):  # analyze.py keeps none with --examples=0
         save(draw_tree(found, args.example), folder, "tree", command)
     if any(row["frontier_size"] > 1 for row in found["values"]):
         save(draw_parallelism(found), folder, "parallelism", command)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 import data
 from checkpoint import find_checkpoint, latest_run, load_checkpoint, pick_device, questions_for
 from coconut import Coconut
-from config import UserError, option
+from config import UserError, counted, option
 from curriculum import Prompt, Row, kind_of, make_prompt, make_task, row_for
 from evaluate import most_tokens, right_answer, solve
 from tasks.graphs import grade, node_of, read_graphs, read_steps
@@ -121,8 +121,9 @@ def load(args):
     n_unknown, unknown = data.unknown_pieces(raw, cfg, saved["pieces"])
     hint = "lower --max_thoughts"
     if unknown:
-        hint = f"words that the model does not know, such as {data.name_some(unknown)}, are spelt in bytes"
-        print(f"WARNING: {n_unknown:,} problems of {file} have {hint}")
+        words = f"words that the model does not know, such as {data.name_some(unknown)}"
+        hint = f"{words}, are spelt in bytes"
+        print(f"WARNING: {counted(n_unknown, 'problem')} of {file} have {words}")
     asked = Questions(model.to(pick_device(args.device)), make_task(cfg, tok), raw, file, saved["stage"])
     longest = asked.problems[int(asked.problems.n_steps.argmax())]
     for stage in range(1, saved["stage"] + 1):

@@ -11,8 +11,8 @@ of those below. The folder of a run is out_dir-VALUE-VALUE, such as out/hops-cot
 
 ^C stops all runs, and the same command goes on: what is finished stays as it is, what was interrupted is resumed,
 what failed is tried again. Seeds share a row of the table: means, and the range of the accuracy; a single run has the
-95 % interval instead. Seconds are those of
-the clock, of all parts of a run; cpu_seconds those of all cores. (Linux and macOS.)
+95 % interval instead. Seconds are those of the clock, of all parts of a run; cpu_seconds those of all cores. (Linux and
+macOS.)
 """
 
 if not __package__:

@@ -6,22 +6,23 @@ The models are random or hardly trained: what is tested is the looking, not the 
 
 import io
 import json
+import math
 import os
 import sys
 
 import pytest
 import torch
-from helpers import HERE, hops_flags, run_to_the_end
+from helpers import HERE, hops_flags, run_to_the_end, words
 from torch.nn import functional as F
 
 import data
 import prepare_hops
 import sample
 import train
-from checkpoint import load_checkpoint
+from checkpoint import load_checkpoint, new_base
 from coconut import Coconut
 from config import TrainConfig, UserError
-from curriculum import Task, make_prompt, row_for
+from curriculum import Task, make_model, make_prompt, row_for
 from evaluate import solve
 from lab import analyze, explore, plot, questions
 from model import GPT, GPTConfig
@@ -409,6 +410,16 @@ def test_all_kinds_of_models_are_analysed(method, tmp_path, monkeypatch, capsys)
     assert len(found["thoughts"]) == (0 if method in ("no_cot", "pause") else 3)
     if "trained" in found and "auto" not in found and method != "no_cot":
         assert found["controls"][0]["accuracy"] == found["trained"]["accuracy"], "given its own, it is itself"
+
+
+@torch.no_grad()
+def test_the_head_reads_thoughts_without_what_lotus_adds():
+    """Catches an entropy of thoughts with the vectors that only say which thought it is: without them, these are 0."""
+    pytest.importorskip("methods.lotus")
+    cfg, tok, _ = words(method="lotus", n_embd=24, n_head=3)
+    model = make_model(new_base(cfg, tok), cfg, tok)
+    found = analyze.describe_thoughts(model, model.start(3).expand(2, -1, -1), tok)
+    assert [row["entropy"] for row in found] == pytest.approx([math.log(tok.n_vocab)] * 3)
 
 
 def test_what_stands_in_place_of_thoughts():
