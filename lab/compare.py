@@ -19,11 +19,11 @@ import torch
 
 from config import UserError, cli, option, parse
 from evaluate import percent, precision
-from lab.questions import LookConfig, load
+from lab.questions import AskConfig, load
 
 
 @dataclass
-class CompareConfig(LookConfig):
+class CompareConfig(AskConfig):
     other: str = option("", "the run, or checkpoint, to compare it with")
     count: int = option(10**6, "how many of the file's questions, at most", least=1)
 

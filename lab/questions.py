@@ -25,14 +25,22 @@ TOLD = {"targets", "tokens", "first"}  # one of these is in Row.extra if states 
 
 
 @dataclass
-class LookConfig:
+class AskConfig:
+    """What says which questions are put to which model."""
+
     ckpt: str = option("", "a run's folder, or a checkpoint; by default the latest run under out/")
     data: str = option("", "a data file; by default NAME.json beside NAME.pt, or test.json of its task")
     count: int = option(1000, "how many of the file's problems, at most", least=4)
+    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
+
+
+@dataclass
+class LookConfig(AskConfig):
+    """And what is varied, and written down, where thoughts are looked into."""
+
     max_thoughts: int | None = option(None, "the most thoughts; by default as many as in training", least=0)
     out: str = option("", "where to write; by default beside the checkpoint")
     seed: int = option(1, "decides what is random", least=0)
-    device: str = option("auto", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
 
 
 class Pausing(Coconut):
@@ -113,13 +121,14 @@ class Questions:
 
 
 def load(args):
-    """(Questions, what they are) that args, a LookConfig, stands for."""
+    """(Questions, what they are) that args, an AskConfig or a LookConfig, stands for."""
     path = find_checkpoint(args.ckpt or latest_run())
     model, cfg, tok, saved = load_checkpoint(path)
     file = args.data or questions_for(path, cfg)
     raw = data.load_json(file)[: args.count]
     n_unknown, unknown = data.unknown_pieces(raw, cfg, saved["pieces"])
-    hint = "lower --max_thoughts"
+    most = getattr(args, "max_thoughts", None)
+    hint = "lower --max_thoughts" if isinstance(args, LookConfig) else "questions are longer than in training"
     if unknown:
         words = f"words that the model does not know, such as {data.name_some(unknown)}"
         hint = f"{words}, are spelt in bytes"
@@ -130,8 +139,8 @@ def load(args):
         replaced = row_for(longest, stage, cfg, tok).replaced
         if replaced != longest.steps[: len(replaced)]:
             raise UserError(f"{path}: it is not the first steps that are replaced: what follows is no rest of a path")
-    if args.max_thoughts is not None and kind_of(cfg.method).instead:
-        asked.most = args.max_thoughts
+    if most is not None and kind_of(cfg.method).instead:
+        asked.most = most
     asked.trained = [min(asked.most, n) for n in asked.trained]
     texts = [text for graph in asked.graphs or () for text, _ in candidate_steps(graph, asked.task)]
     length = max(len(p.question) for p in asked.problems) + asked.most + 2 + max(map(len, texts), default=1)

@@ -78,3 +78,4 @@ def test_two_checkpoints_are_held_against_each_other(tmp_path, monkeypatch, caps
     assert f"both right: {pairs.count((True, True))}, neither: {pairs.count((False, False))}" in said
     assert f"out/cot/best.pt: {percent(sum(right['cot']) / 20, 20)} right" in said and "not about two methods" in said
     assert "expected two checkpoints" in fails(compare.main, ["out/cot"], capsys, monkeypatch)
+    assert "no setting 'max_thoughts'" in fails(compare.main, ["a", "b", "--max_thoughts=2"], capsys, monkeypatch)
