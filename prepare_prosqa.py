@@ -21,6 +21,7 @@ import math
 import os
 import random
 from dataclasses import dataclass
+from itertools import chain
 
 from config import UserError, cli, option, parse, upstairs
 from data import SPLITS, keep_sound, load_json, write_files, write_splits
@@ -180,8 +181,9 @@ def identity(problem):
 def check_graph(problem):
     """The problem; ValueError unless its graph fields say that the target can be reached from the root."""
     try:
-        reached = search(children(problem["edges"]), [problem["root"]])[0]
-        for v in (problem["target"], problem["neg_target"], *reached):
+        edges, root = problem["edges"], problem["root"]
+        reached = search(children(edges), [root])[0]
+        for v in {root, problem["target"], problem["neg_target"], *chain.from_iterable(edges)}:
             problem["idx_to_symbol"][v]
     except (KeyError, IndexError, TypeError, ValueError) as e:
         raise ValueError(f"its idx_to_symbol, edges, root, target and neg_target are no graph: {e!r}") from None

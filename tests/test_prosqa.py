@@ -199,6 +199,7 @@ BROKEN = [
     ({"root": 99}, "are no graph"),
     ({"target": "lempus"}, "are no graph"),
     ({"neg_target": 99}, "are no graph"),
+    ({"edges": [[0, 2], [98, 99]], "root": 0, "target": 2}, "are no graph"),
     ({"edges": []}, "its 'target' cannot be reached from its 'root'"),
 ]
 
