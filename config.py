@@ -194,7 +194,7 @@ class TrainConfig(Command):
         for name in ("question_format", "step_format", "answer_format"):
             if getattr(self, name).count("{}") != 1:
                 raise UserError(f"{name} = {getattr(self, name)!r}, expected one {{}} in it, where the text goes")
-        if not self.answer_format.partition("{}")[0].strip():
+        if not self.mark:
             raise UserError(
                 f"answer_format = {self.answer_format!r}, expected a mark before {{}}, to find the answer by"
             )
@@ -206,6 +206,11 @@ class TrainConfig(Command):
             )
         if not self.out_dir:
             raise UserError("out_dir is empty, expected a folder")
+
+    @property
+    def mark(self):
+        """What marks the answer, so that it can be graded, such as "###"."""
+        return self.answer_format.partition("{}")[0].strip()
 
 
 # ---------------------------------------------------------------- how they are read
@@ -292,8 +297,10 @@ def parse(cls, argv, doc, takes_file=False, places=()):
     class_for = (lambda given: cls) if isinstance(cls, type) else cls
     alone, flags = split(argv, typing.get_type_hints(class_for({})) | {"help": bool})
     if takes_file and "config" in flags:
-        alone.insert(0, flags.pop("config"))
+        alone.insert(0, flags.pop("config") or "")
     file = alone.pop(0) if takes_file and alone else None
+    if file == "":  # an empty $CONFIG must not start a training with the defaults
+        raise UserError("the name of the config file is empty")
     if len(alone) > len(places):
         raise UserError(f"unexpected argument {alone[-1]!r}: settings are given as --name=value or --name=value,value")
     flags |= dict(zip(places, alone))

@@ -300,9 +300,8 @@ class Task:
 
     def read_answer(self, text):
         """What is graded of a solution: all that follows its mark, such as "###"; None without one, or with several."""
-        mark = self.cfg.answer_format.partition("{}")[0].strip()
-        before, found, answer = text.rpartition(mark)
-        if not found or mark in before:
+        before, found, answer = text.rpartition(self.cfg.mark)
+        if not found or self.cfg.mark in before:
             return None
         return re.sub(r"(?<=\d),(?=\d{3}(?!\d))", "", answer.strip())  # 1,234 is 1234
 
@@ -323,7 +322,7 @@ def make_task(cfg, tok):
 def config_class(given):
     """TrainConfig, with the settings that come with the method, the task and the base model of {name: value}."""
     modules = [*methods_of(str(given.get("method") or "coconut")), task_class(given.get("task"))]
-    if given.get("model", "gpt2") != "gpt2":
+    if given.get("model") not in (None, "gpt2"):
         modules.append(upstairs("pretrained", str(given["model"]), "settings"))
     options = {}
     for module in modules:

@@ -227,7 +227,7 @@ def load(path, cfg, tok, pieces=()):
         problems = None
     if problems is None:
         raw = load_json(path)
-        mark = cfg.answer_format.partition("{}")[0].strip()
+        mark = cfg.mark
         for i, p in enumerate(raw):
             _, *steps, answer = texts(p, cfg)
             if any(mark in step for step in steps) or answer.count(mark) > 1:
@@ -286,9 +286,8 @@ def epoch_order(problems, stage, rng, cfg):
     n_steps, size, which = problems.n_steps, len(problems.n_steps), kind_of(cfg.method).stages
     mixing = cfg.mixing if which in ("all", "tokens") else "none"
     n_stages = 1 + (cfg.max_latent_stage if which == "tokens" else n_steps)  # that a problem can be drawn from
-    chance = (
-        for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
-    )  # with all stages, its number is its index
+    # uniform_prob has a value for each stage: where there is mixing, all are trained, and a stage's number is its index
+    chance = for_stage(cfg.uniform_prob, stage) if mixing == "uniform" else 0
     order, mixed = rng.permutation(size), rng.random(size) < chance
     stages = np.where(mixed, (rng.random(size) * n_stages).astype(int), stage)
     if mixing == "proportional":
@@ -311,9 +310,7 @@ def by_length(problems, order, stages, cfg):
     prefix = bounds[first[order] + 1] - bounds[first[order]]
     suffix = bounds[first[order + 1]] - bounds[first[order] + 1 + removed]
     rank = np.argsort(np.lexsort((suffix, prefix)))
-    group = (
-        rank * round(math.sqrt(cfg.sort_window)) // len(order)
-    )  # prefixes of a group are alike; within, suffixes are
+    group = rank * round(math.sqrt(cfg.sort_window)) // len(order)  # its prefixes are alike; within it, suffixes are
     return order[np.lexsort((prefix, suffix, group))]
 
 

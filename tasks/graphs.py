@@ -55,7 +55,7 @@ class Graph(NamedTuple):
         return set(walk(self.successors, self.root, n)[-1]) if n else {self.root}
 
 
-def check_fields(problem, nodes=("root", "target", "neg_target")):
+def check_fields(problem, nodes):
     """ValueError with the key of the first graph field that is missing or not what it should be.
 
     problem: as a dict, with names in idx_to_symbol, and edges and `nodes` as indices of these (ProsQA's format).
@@ -126,8 +126,7 @@ def node_of(text):
 
 def read_steps(text, graph, cfg):
     """What the model wrote before its answer, as [(node it says to come from, or None, node it goes to), ...]."""
-    mark = cfg.answer_format.partition("{}")[0].strip()
-    written = text.rpartition(mark)[0] if mark in text else text
+    written = text.rpartition(cfg.mark)[0] if cfg.mark in text else text
     if not graph.sentences:
         return [(None, word) for word in written.split()]
     said = [part.strip() for part in re.split(r"[.\n]", written) if part.strip()]
