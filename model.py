@@ -242,7 +242,7 @@ def find_weights(source):
 
 
 def read_config(path):
-    """A config.json as a dict, {} if there is none; ValueError if it is another model's."""
+    """A config.json as a dict, {} if there is none; ValueError if it is another model's. null is as good as nothing."""
     if not os.path.exists(path):
         return {}
     try:
@@ -253,7 +253,7 @@ def read_config(path):
     if not isinstance(config, dict):
         raise ValueError(f"{path}: expected a JSON object, {{name: value}}")
     for name, values in COMPUTED.items():
-        if config.get(name, values[0]) not in values:
+        if config.get(name) not in (None, *values):
             raise ValueError(f"{path}: {name} is {config[name]!r}, but GPT-2 has {values[0]!r}")
     return config
 
