@@ -240,7 +240,7 @@ def read_pickle(path):
     except PermissionError:
         raise
     except Exception as e:  # torch and pickle have a dozen ways to refuse a file
-        raise UserError(f"{path}: {why_not_weights(path, str(e))}") from None
+        raise UserError(f"{path}: {why_not_weights(str(e))}") from None
     config, tensors = {}, saved
     for key in ("model", "state_dict", "model_state_dict", "module") * 2:  # one may be within another
         if isinstance(tensors, dict) and isinstance(tensors.get(key), dict):
@@ -262,8 +262,8 @@ def model_settings(checkpoint, path):
     return args
 
 
-def why_not_weights(path, error):
-    """What torch.load(weights_only=True) does not like about a file, in our words."""
+def why_not_weights(error):
+    """What torch.load(weights_only=True) does not like about a file, from its error, in our words."""
     found = re.search(r"GLOBAL ([\w.]+)", error)  # the first thing that would have to be called
     if found:
         return f"a pickled {found[1]} is in it; save the model's state_dict() alone"
@@ -275,7 +275,8 @@ def why_not_weights(path, error):
 def some(names):
     """The first few names, and how many there are."""
     names = [str(name)[:60] for name in names]
-    return ", ".join(names[:5]) + f", ... ({len(names)} in all)" * (len(names) > 5)
+    shown = ", ".join(names[:5])
+    return shown if len(names) <= 5 else f"{shown}, ... ({len(names)} in all)"
 
 
 def read_tensors(path):

@@ -86,7 +86,9 @@ class BenchConfig:
     rounds: int = option(7, "times that everything is measured, after one that is not", least=1)
     file: str = option("", "a data file of problems, to measure their padding")
     device: str = option("cpu", "cpu, cuda, cuda:1, mps, ...; auto: cuda if there is one, else cpu")
-    dtype: str = option("auto", "auto: bfloat16 where the GPU has it, else float32", ("auto", "float32", "bfloat16"))
+    dtype: str = option(
+        "auto", "auto: bfloat16 where GPU or CPU gain by it, else float32", ("auto", "float32", "bfloat16")
+    )
     compile: bool = option(False, "torch.compile")
     fast: bool = option(False, "steps of thoughts also with --speed=fast")
     threads: int = option(1, "threads on the CPU", least=1, most=1000)

@@ -30,7 +30,7 @@ from dataclasses import dataclass
 
 from config import UserError, cli, option, ours, parse
 from curriculum import config_class, for_stage
-from data import load_json
+from data import SPLITS, load_json
 
 SHARES = {"tests": 10, "bench": 12, "compiled": 14, "probe": 12, "cot": 18, "coconut": 26, "no_cot": 8}
 PROBE_STEPS = 6
@@ -116,14 +116,15 @@ def train_command(args, name, *flags):
 
 
 def small_validation(args):
-    """A data folder with the same training and test problems, and fewer to validate with."""
-    folder = os.path.join(args.out_dir, "data")
+    """Write a data folder with fewer problems to validate with; returns how many there are to train on."""
+    folder, n = os.path.join(args.out_dir, "data"), {}
     os.makedirs(folder, exist_ok=True)
-    for split in ("train", "valid", "test"):
+    for split in SPLITS:
         problems = load_json(os.path.join(args.data_dir, f"{split}.json"))
+        n[split] = len(problems)
         with open(os.path.join(folder, f"{split}.json"), "w", encoding="utf-8") as file:
             json.dump(problems[:N_VALID] if split == "valid" else problems, file)
-    return len(load_json(os.path.join(folder, "train.json")))
+    return n["train"]
 
 
 def stage_seconds(said):
@@ -136,12 +137,16 @@ def stage_seconds(said):
 
 def tested(said):
     """The line of a run's test; of one that did not come so far the last line of progress, or its last words."""
-    lines = said.strip().splitlines() or ["nothing was said"]
+    lines = said.splitlines()
     for beginning in ("test accuracy", "stage "):
         found = [line for line in lines if line.startswith(beginning) and "accuracy" in line]
         if found:
             return found[-1]
-    return lines[-1]
+    return last_line(said)
+
+
+def last_line(said):
+    return (said.strip().splitlines() or ["nothing was said"])[-1]
 
 
 # ---------------------------------------------------------------- the parts
@@ -152,7 +157,7 @@ def tests(args, report, clock, found):
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-o", "addopts=", ours("tests", "test_gpu.py")]
     code, said, seconds, _ = run(command, clock.share("tests"), f"{args.out_dir}/tests.txt", env)
     end = "; stopped, since its time was over" if code is None else ""
-    report.say(f"tests: {said.strip().splitlines()[-1]} ({seconds:.0f} s{end})")
+    report.say(f"tests: {last_line(said)} ({seconds:.0f} s{end})")
 
 
 def bench(args, report, clock, found, name="bench", flags=()):

@@ -23,7 +23,7 @@ from fractions import Fraction
 from typing import NamedTuple
 
 import prepare_gsm8k
-from config import UserError, option, parse
+from config import UserError, counted, option, parse
 from data import write_files
 from prepare_gsm8k import SOURCES, read_files
 
@@ -288,7 +288,7 @@ def find_stories(problems, left_out, operations):
                 raise Unusable("the story is in a file that is left out, or was there before")
             story = read_story(problem)
             if max(map(n_operations, problem["steps"])) > operations:
-                raise Unusable(f"more than {operations} operation{'s' * (operations > 1)} in a step")
+                raise Unusable(f"more than {counted(operations, 'operation')} in a step")
             check_original(story, problem)
         except Unusable as e:
             why[str(e)] += 1
