@@ -15,7 +15,7 @@ import torch
 
 import data
 from checkpoint import find_checkpoint, is_ours, load_checkpoint, merge, pick_device, team
-from config import UserError, upstairs
+from config import UserError, counted, upstairs
 from curriculum import Row, for_stage, hooks, make_task, row_for, stages
 from tokenizer import BOT, EOS, EOT, PAUSE
 
@@ -176,17 +176,31 @@ def shorten(text, width):
     return text if len(text) <= width else f"{text[:half]} ... {text[-half:]}"
 
 
+def in_words(row, problem, tok):
+    """What stands in place of how many of a problem's steps in a row of it."""
+    n_pauses, n_steps = row.prefix.count(tok.encode_single_token(PAUSE)), len(problem.steps)
+    things = [counted(n, word) for n, word in ((row.n, "thought"), (n_pauses, "pause")) if n]
+    if row.replaced:
+        things.append(f"{len(row.replaced)} of {n_steps} steps")
+        return " in place of ".join(things) if len(things) > 1 else f"{things[0]} left out"
+    if row.suffix[row.n_eot :] == sum(problem.steps, []) + problem.answer:
+        things.append("every step is written" if n_steps else "no problem has steps")
+    return ", ".join(things)
+
+
 def show_stage(run, stage):
+    """The beginning of a stage: its title, a row as it is trained on, and what the model is worth so far."""
     cfg, progress, problems = run.cfg, run.progress, run.problems["train"]
     title = f"stage {stage} of {run.plan[-1]}" if len({*run.plan}) > 1 else f"{cfg.method}, a single stage"
     if len(cfg.data_dir) > 1:
         title += f", {for_stage(cfg.data_dir, progress['index'])}"
     longest = problems[int(problems.n_steps.argmax())]
     row = row_for(longest, stage, cfg, run.tok)
-    thoughts = "1 thought" if row.n == 1 else f"{row.n} thoughts"
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
-    print(f"\n{title}: {thoughts} in place of {len(row.replaced)} of {len(longest.steps)} steps{begun}")
+    print(f"\n{title}: {in_words(row, longest, run.tok)}{begun}")
     print(f"  {show_row(row, run.tok)}", flush=True)
+    if progress["step"] == 0 and progress["before"] is not None:
+        print(f"  before its first step: accuracy {progress['before']:.1%}", flush=True)
 
 
 def show_progress(run, stage, seconds):

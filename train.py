@@ -221,10 +221,14 @@ class Run:
         self.saved_at = time.monotonic()
         team().any_of(False)  # all wait until it is written: who leaves early takes the others along
 
+    def evaluate(self, split, stage):
+        """Of the problems of a split, in a stage; Stopped if somebody asks, since it can be made again."""
+        with self.stops.at_once():
+            return evaluate(self.model, self.problems[split], stage, self.cfg, self.tok)
+
     def validate(self, stage):
         """Evaluate on the validation problems, log it, and keep the weights if they are the stage's best."""
-        with self.stops.at_once():
-            valid = evaluate(self.model, self.problems["valid"], stage, self.cfg, self.tok)
+        valid = self.evaluate("valid", stage)
         self.progress.update(valid=valid, valid_at=self.progress["step"], due=False)
         for name, value in valid.items():
             self.log(f"valid/{name}", value)
@@ -288,8 +292,7 @@ def train_stage(run, stop):
     stage, n_steps, epoch_steps = run.plan[index], run.lengths[index], run.epoch_steps
     step_of_team = getattr(team(), "train_step", None) or train_step
     if progress["step"] == 0:
-        run.log("stage", stage)
-        progress.update(seconds=0.0, best=-1.0, valid={}, valid_at=0, advice={})
+        begin_stage(run, stage)
     show_stage(run, stage)
     began, clock = time.monotonic() - progress["seconds"], (time.monotonic(), progress["step"])
 
@@ -336,6 +339,17 @@ def train_stage(run, stop):
             end_stage(run, stage)
         if team().any_of(time.monotonic() - run.saved_at > SAVE_SECONDS):
             run.save_last()
+
+
+def begin_stage(run, stage):
+    """What the last stage has taught is worth in this one, before its first step, is logged: `before/accuracy`."""
+    progress, before = run.progress, None
+    if progress["index"] > 0:
+        run.save_last()
+        before = run.evaluate("valid", stage)["accuracy"]
+        run.log("before/accuracy", before)
+    run.log("stage", stage)
+    progress.update(seconds=0.0, best=-1.0, valid={}, valid_at=0, advice={}, before=before)
 
 
 def made_ahead(batch, step):
@@ -397,8 +411,7 @@ def train_all(run):
     show_results(run)
     run.model = checkpoint.load_checkpoint(run.best).model.to(run.device)
     print()
-    with run.stops.at_once():
-        test = evaluate(run.model, run.problems["test"], run.plan[-1], cfg, run.tok)
+    test = run.evaluate("test", run.plan[-1])
     for name, value in test.items():
         run.log(f"test/{name}", value)
     show_test(test, len(run.problems["test"]), run.best)

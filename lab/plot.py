@@ -102,7 +102,9 @@ def finish(ax, **settings):
 
 
 def draw_training(log, baselines):
-    steps, accuracy = zip(*log["valid/accuracy"])
+    # at a switch there are two: of the old stage after its last step, and of the new one before its first
+    points = sorted(log["valid/accuracy"] + log.get("before/accuracy", []), key=lambda point: point[0])
+    steps, accuracy = zip(*points)
     begun = [(step, stage) for step, stage in log["stage"] if step < steps[-1]]  # of what has been evaluated
     begins = [step for step, _ in begun]
     fig, ((ax,),) = new_figure(training_title(log, begins[-1]))
