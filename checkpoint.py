@@ -316,7 +316,7 @@ def lock(folder):
 
 
 def discard(folder):
-    """Remove what a run has left in its folder, but for pictures, and what has been found out about its model."""
+    """Remove a run's checkpoints and log, and what was found out about its model; pictures stay."""
     for name in ("ckpt.pt", "best.pt", "log.txt", "analysis.json", "explore.html"):
         with suppress(FileNotFoundError):
             os.remove(os.path.join(folder, name))

@@ -228,16 +228,17 @@ def read_config_file(path):
         raise UserError(f"{no_such('config file', path)}{hint or '; settings are --name=value or --name=value,value'}")
     if not path.endswith(".py"):
         raise UserError(f"{path}: expected a config file, NAME.py (folders with data: --data_dir, models: --init_from)")
+    text = read_text(path)
     try:
-        tree = ast.parse(read_text(path))
-    except SyntaxError as e:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError) as e:  # null bytes
         raise UserError(f"{path}: not a config file of `name = value` lines: {e}") from None
     settings, places = {}, {}
     for line in tree.body:
         where = f"{path}, line {line.lineno}"
         if isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant):
             continue  # the docstring
-        if not (isinstance(line, ast.Assign) and isinstance(line.targets[0], ast.Name)):
+        if not (isinstance(line, ast.Assign) and [*map(type, line.targets)] == [ast.Name]):
             raise UserError(f"{where}: expected `name = value`")
         name = line.targets[0].id
         try:

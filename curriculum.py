@@ -233,6 +233,8 @@ def methods_of(name):
     for module in modules:
         if not any(hasattr(module, hook) for hook in HOOKS):
             raise UserError(f"{module.__name__}: none of {', '.join(HOOKS)} is in this file, so it changes nothing")
+        if getattr(module, "base", "coconut") not in TABLE_1:
+            raise UserError(f"{module.__name__}: base = {module.base!r}, expected one of {', '.join(TABLE_1)}")
         about_thoughts = hasattr(module, "Objective") or hasattr(module, "make_model")
         if about_thoughts and first in TABLE_1 and TABLE_1[first].instead != "thought":
             raise UserError(f"method = {name!r}: {first} does not think")

@@ -231,7 +231,7 @@ def show_answer(run, stage):
     text, _, thoughts = solve(run.model.eval(), [prompt], run.cfg, run.tok, most)[0]
     run.model.train()
     expected = right_answer(problem, task)
-    thinks = f"thinks {len(thoughts)} thought{'s' if len(thoughts) > 1 else ''} and " if len(thoughts) else ""
+    thinks = f"thinks {counted(len(thoughts), 'thought')} and " if len(thoughts) else ""
     print(f"  a held-out question:  {run.tok.decode(problem.question).strip()}")
     verdict = "right" if task.is_right(task.read_answer(text), expected) else f"wrong: the answer is {expected}"
     print(f"  the model {thinks}writes:  {text.strip()}   ({verdict})", flush=True)

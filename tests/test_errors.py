@@ -160,6 +160,8 @@ def splits(folder, *problems):
         (["typo.py"], ["typo.py, line 2", "batch_sise", "did you mean batch_size?"]),
         (["code.py"], ["code.py, line 1", "name = value"]),
         (["broken.py"], ["broken.py", "line 1"]),
+        (["null.py"], ["null.py", "not a config file"]),
+        (["both.py"], ["both.py, line 1", "name = value"]),
         (["typed.py"], ["typed.py, line 1", "n_layer", "int"]),
         (["--data_dir=nowhere"], ["nowhere/train.json", "no such file"]),
         (["--data_dir=broken"], ["broken/train.json", "not JSON", "line 2 column 13"]),
@@ -229,6 +231,7 @@ def test_training_refuses_bad_input(argv, parts, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name, text in {
         "typo.py": '"""A config."""\nbatch_sise = 3\n', "code.py": "import os\n", "broken.py": "lr = = 3\n",
+        "null.py": "lr = 3\0\n", "both.py": "lr = seed = 3\n",
         "typed.py": "n_layer = 'two'\n",
         **dict.fromkeys(splits("broken"), '[{"question": "",\n  "steps": [}]'), **splits("empty"),
         **dict.fromkeys(splits("lines"), f"{json.dumps(PROBLEM)}\n{json.dumps(PROBLEM)}\n"),

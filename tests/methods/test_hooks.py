@@ -37,6 +37,13 @@ def test_a_file_that_changes_nothing_is_refused(method):
         words(method="mine")
 
 
+def test_a_base_that_is_no_row_of_table_1_is_one_line(method):
+    """Catches a KeyError, far from the file that has it."""
+    method(base="coconat")
+    with pytest.raises(UserError, match="methods.mine: base = 'coconat', expected one of coconut, cot"):
+        words(method="mine")
+
+
 @pytest.mark.parametrize("settings", [3, [], {"mine": 3}, {"mine": (int, 3)}, {"mine": option(1, "one")}])
 def test_settings_that_are_none_are_one_line(settings, method):
     """Catches a traceback about something that is not iterable, or has no metadata."""
