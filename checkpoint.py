@@ -64,66 +64,6 @@ def team():
     return upstairs("speed", "parallel").Team() if int(os.environ.get("WORLD_SIZE", 1)) > 1 else Alone()
 
 
-class Stopped(Exception):
-    """Somebody has asked to stop, at a moment when nothing would be lost."""
-
-
-class Stops(io.TextIOBase):
-    """Requests to stop, which a run follows after its step: stop() says whether there is one, to all processes alike.
-
-    They are ^C, SIGTERM (from clusters), SIGHUP (a terminal is closed) and a stdout that takes nothing any more (`|
-    head`, a full disk): so it stands in for sys.stdout. In a thread, which gets no signals, it is that alone.
-    """
-
-    asked = leaves = False
-
-    def __enter__(self):
-        self.stdout, sys.stdout, self.handlers = sys.stdout, self, {}
-        if threading.current_thread() is threading.main_thread():
-            for name in {"SIGINT", "SIGTERM", "SIGHUP"} & {*dir(signal)}:
-                number = getattr(signal, name)
-                if name != "SIGHUP" or signal.getsignal(number) != signal.SIG_IGN:  # as nohup wants it
-                    self.handlers[number] = signal.signal(number, self.ask)
-        return self
-
-    def __exit__(self, *error):
-        sys.stdout = self.stdout
-        for number, handler in self.handlers.items():
-            signal.signal(number, handler)
-
-    def __call__(self):
-        return team().any_of(bool(self.asked))
-
-    def ask(self, number=None, frame=None):
-        if not self.asked:
-            self.asked = time.monotonic()
-            with suppress(RuntimeError):  # it may have come in the middle of another print
-                print("\nfinishing this step, then saving (^C once more: stop at once)")
-        elif number == signal.SIGINT and time.monotonic() > self.asked + 1:  # torchrun passes on what all got already
-            raise KeyboardInterrupt
-        if self.leaves:
-            raise Stopped
-
-    @contextmanager
-    def at_once(self):
-        """In here, since nothing would be lost, Stopped is raised as soon as somebody asks."""
-        self.leaves = True
-        try:
-            if self.asked:
-                raise Stopped
-            yield
-        finally:
-            self.leaves = False
-
-    def write(self, text):
-        try:
-            self.stdout.write(text)
-            self.stdout.flush()
-        except OSError:  # from here on to stderr, or if that has gone, too, nowhere
-            self.stdout = open(os.devnull, "w") if self.stdout is sys.stderr else sys.stderr
-            self.ask()
-
-
 def pick_device(name):
     """The name of a device that works here; UserError if it does not."""
     if name == "auto":
