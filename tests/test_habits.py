@@ -147,8 +147,8 @@ def test_scripts_run_from_anywhere(tmp_path):
 
 UPSTAIRS = [
     "tasks.prepare_addition", "tasks.prepare_arithmetic", "tasks.prepare_family", "tasks.prepare_prontoqa",
-    "pretrained.export", "lab.analyze", "lab.compare", "lab.explore", "lab.plot", "lab.runs", "lab.superpose",
-    "speed.bench", "speed.quarter_hour",
+    "pretrained.export", "lab.analyze", "lab.compare", "lab.depth", "lab.explore", "lab.plot", "lab.runs",
+    "lab.superpose", "speed.bench", "speed.quarter_hour",
 ]  # fmt: skip
 
 
