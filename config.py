@@ -136,7 +136,7 @@ class TrainConfig(Command):
     )
     uniform_prob: tuple[float, ...] = option((0.0,), "chance of a random stage for an example", most=1)
     markers: str = option("both", "which of <bot> and <eot> stand around the thoughts", ("both", "bot", "eot", "none"))
-    peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (see README)")
+    peek: bool = option(False, "train the place before <eot>, too, to predict what follows <eot> (docs/methods.md)")
     icot_tokens: int = option(8, "tokens of the steps that each further stage of icot removes", least=1)
     feedback: str = option("last", "what is fed back as the next thought (feedback.py)")
     losses: tuple[str, ...] = option((), "other weights of losses than the method's: NAME:WEIGHT, such as ce:3")
@@ -346,7 +346,7 @@ def upstairs(folder, name, part="", known=()):
     there = names_in(folder)
     if name not in there:
         file = f"{folder}/{shown(name)[1:-1]}.py"
-        others = f"; expected it, or one of {', '.join(known)}" if known else ""
+        others = f"; expected it, or one of {', '.join([*known, *(n for n in there if n[0] != '_')])}" if known else ""
         raise UserError(f"{shown(name)} would be {file}, which is not there{others}{nearest(name, [*known, *there])}")
     module = importlib.import_module(f"{folder}.{name}")
     if part and not hasattr(module, part):
@@ -443,6 +443,9 @@ def cli(main):
         sys.exit(main(sys.argv[1:]))
     except UserError as e:
         print(f"error: {e}", file=sys.stderr)
+    except BrokenPipeError:  # `| head` has seen enough
+        sys.stdout = open(os.devnull, "w")
+        sys.exit(1)
     except OSError as e:  # disk full, no permission, ...
         print(f"error: {e.filename or 'files'}: {e.strerror or e}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -47,7 +47,7 @@ TABLE_1 = {
 
 
 class Problem(NamedTuple):
-    """A worked problem in tokens; the answer ends in eos."""
+    """A worked problem in tokens; the answer begins with answer_format's mark (as in `= j`) and ends in eos."""
 
     question: list[int]
     steps: list[list[int]]

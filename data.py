@@ -31,7 +31,8 @@ LONGEST = 200_000  # characters of a text; tiktoken's regex breaks down at some 
 def check_exists(path):
     """UserError if there is no such data file, with where it was looked for, and the script that makes it."""
     if not os.path.exists(path):
-        folder, hint = os.path.dirname(os.path.abspath(path)), "README.md says what belongs there"
+        folder = os.path.dirname(os.path.abspath(path))
+        hint = "docs/own_data.md says what belongs there; how a config's data are made stands in the config"
         script = f"prepare_{os.path.basename(folder)}"
         if os.path.exists(ours(f"{script}.py")):
             hint = f"`python {ours(f'{script}.py')}` makes it"
