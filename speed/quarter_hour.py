@@ -40,7 +40,7 @@ ENDING = 0.75  # of a training's time; loading, validation and test need the res
 
 @dataclass
 class QuarterHourConfig:
-    minutes: float = option(15.0, "for everything", least=0.5)
+    minutes: float = option(15.0, "for everything", least=0.1)
     config: str = option("configs/gsm8k.py", "the recipe")
     init_from: str = option("gpt2", "weights to begin with, as in train.py")
     tokenizer: str = option("", "as in train.py; by default the config's")
