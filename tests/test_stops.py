@@ -171,7 +171,7 @@ def test_a_run_that_stopped_in_an_evaluation_ends_as_if_it_had_not(flags, monkey
     code = train.main([*flags, "--out_dir=parts"])
     while code == 130:
         code, n = train.main(["--resume", "--out_dir=parts"]), n + 1
-    assert code is None and n == 3 + 3 * 2 + 1 + 1  # three in the first stage, two in each further one, and the test
+    assert code is None and n == 3 + 3 * 3 + 1 + 1  # three a stage, one before each later one
     parts = load_checkpoint("parts/ckpt.pt").state
     assert all(torch.equal(t, parts["model"][name]) for name, t in whole.model.state_dict().items())
     there = open("parts/log.txt").read()

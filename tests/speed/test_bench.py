@@ -43,7 +43,7 @@ def test_the_benchmark_measures_methods(capsys):
     """Catches a method that it knows by an old name."""
     bench.main(["--parts=methods", "--thoughts=0,6", "--batch_size=2", "--rounds=1"])
     found = values(capsys.readouterr().out)
-    assert [*found] == [f"{name}_n6" for name in bench.TRAINING["methods"]] and len(found) == 9
+    assert [*found] == [f"{name}_n6" for name in bench.TRAINING["methods"]] and len(found) == 8
     assert min(map(min, found.values())) > 0 and found["cot_n6"][1] == 1
 
 

@@ -132,7 +132,7 @@ def test_two_processes_talk_as_one(tmp_path, monkeypatch):
         assert done.stdout.count("test accuracy") == 1 and f"answered {n} of {n} questions" in done.stdout
         assert not any(f"answered {n} of {m}" in done.stdout for m in range(n))
     for argv, error in (
-        (["--batchsize=3"], "error: command line: there is no setting 'batchsize'"),
+        (["--batchsize=3"], "error: --batchsize: there is no setting 'batchsize'"),
         ([*hops_flags(), "--out_dir=out"], "error: out/ckpt.pt is there from an earlier run"),
         ([*hops_flags(), "--method=simcot", "--speed=shard", "--out_dir=new"], "error: this method trains something"),
     ):
