@@ -195,15 +195,11 @@ class TrainConfig(Command):
             if getattr(self, name).count("{}") != 1:
                 raise UserError(f"{name} = {getattr(self, name)!r}, expected one {{}} in it, where the text goes")
         if not self.mark:
-            raise UserError(
-                f"answer_format = {self.answer_format!r}, expected a mark before {{}}, to find the answer by"
-            )
+            raise UserError(f"answer_format = {self.answer_format!r}, expected a mark of the answer before {{}}")
         if self.init == "induction" and self.n_embd % 2:
             raise UserError(f"n_embd={self.n_embd} is odd, but init=induction has its positions in pairs of numbers")
         if self.peek and self.markers in ("none", "bot"):
-            raise UserError(
-                f"peek has no effect: with markers={self.markers} there is no <eot>, and it is always trained"
-            )
+            raise UserError(f"peek has no effect: with markers={self.markers} there is no <eot> to stand before")
         if not self.out_dir:
             raise UserError("out_dir is empty, expected a folder")
 
