@@ -223,6 +223,8 @@ def children(pid):
 )
 def test_killed_at_any_instant(program, kills, flags):
     """Catches half a checkpoint: whenever it is killed, there is a whole one, or none."""
+    if program is TORCHRUN and not LONG:
+        pytest.skip("a minute: TRUST=long")
     rng, n_none, totals = random.Random(3), 0, []
     flags = [*flags, "--eval_every=1"]  # it hardly does anything but save and evaluate
     for i in range(kills):

@@ -39,6 +39,7 @@ def test_when_a_run_ends(seen, seconds, expected, tmp_path, monkeypatch):
     assert run.ended() == expected
 
 
+@pytest.mark.skipif(os.environ.get("TRUST") != "long", reason="half a minute: TRUST=long")
 @pytest.mark.skipif(not os.path.exists("/proc/self/stat"), reason="seconds of a core are read in /proc, on Linux")
 def test_a_run_has_a_line_and_is_not_run_again(tmp_path):
     """Catches a command that another version of train.py does not take, and a table without what was measured."""
