@@ -318,6 +318,7 @@ def task_class(name):
 
 
 def make_task(cfg, tok):
+    """The Task of the settings."""
     return task_class(cfg.task)(cfg, tok)
 
 

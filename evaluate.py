@@ -57,7 +57,7 @@ def duration(seconds):
 
 
 def percent(share, n, z=1.96):
-    """A share of n questions, with its 95 % interval (Wilson 1927): "99.5% (98.8-99.8)"."""
+    """A share, 0 to 1, of n questions in per cent, with its 95 % interval (Wilson 1927): "99.5% (98.8-99.8)"."""
     middle, half = share + z * z / (2 * n), z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2)
     low, high = (max(0.0, middle + side) / (1 + z * z / n) for side in (-half, half))
     return f"{share:.1%} ({100 * low:.1f}-{100 * high:.1f})"

@@ -81,7 +81,7 @@ class DepthRun:
             self.process = subprocess.Popen(command, stdout=file, stderr=file, env=env, start_new_session=True)
 
     def watch(self):
-        """Note what is new; True when the training should end. /proc: cpu time of a process that still runs."""
+        """Note what is new; returns why the training should end, or "". (/proc: CPU time of what still runs.)"""
         try:
             with open(f"/proc/{self.process.pid}/stat") as f:
                 user, system = f.read().rpartition(")")[2].split()[11:13]
@@ -164,21 +164,23 @@ def main(argv):
     waiting, running, stops = [run for run in runs if not run.state["end"]], [], []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda number, frame: stops.append(number))
-    while (waiting or running) and not stops:
-        while waiting and len(running) < args.jobs:
-            waiting[0].start()
-            running.append(waiting.pop(0))
-        time.sleep(2)
-        for run in [*running]:
-            why = run.watch()
-            ended = run.process.poll() is not None
-            if why or ended:
-                running.remove(run)
-                run.finish(why or "ended")
-                print(run.line(), flush=True)
-    for run in running:
-        run.stop()
-        run.save()
+    try:
+        while (waiting or running) and not stops:
+            while waiting and len(running) < args.jobs:
+                waiting[0].start()
+                running.append(waiting.pop(0))
+            time.sleep(2)
+            for run in [*running]:
+                why = run.watch()
+                ended = run.process.poll() is not None
+                if why or ended:
+                    running.remove(run)
+                    run.finish(why or "ended")
+                    print(run.line(), flush=True)
+    finally:  # also if one of them has failed: none goes on unseen
+        for run in running:
+            run.stop()
+            run.save()
     with replacing(f"{args.out}.csv") as file:
         lines = [run.line() for run in runs]
         writer = csv.DictWriter(file, lines[0])

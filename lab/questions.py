@@ -21,7 +21,7 @@ from evaluate import most_tokens, right_answer, solve
 from tasks.graphs import grade, node_of, read_graphs, read_steps
 from tokenizer import PAUSE
 
-TOLD = {"targets", "tokens", "first"}  # one of these is in Row.extra if states are told what to predict (methods/)
+TOLD = {"targets", "tokens"}  # one of these is in Row.extra if states are told what to predict (methods/)
 
 
 @dataclass

@@ -12,9 +12,10 @@ step        a training step with n thoughts, over one with n ordinary tokens in 
 yardstick   the same step, and generating, with transformers' GPT-2, if that package is installed
 memory      what a step adds at its peak, each in a process of its own
 padding     the share of all positions that are padding, with batches sorted by length and without
+dtype       a training step in bfloat16, over one in float32
 feedbacks   a training step with each feedback, over one with the hidden state
 methods     a step of each method with n thoughts, over one that writes all steps (cot): from which n on do thoughts in
-            three or six passes take less time than one after the other? These two are measured only if asked for.
+            three or six passes take less time than one after the other? These three are measured only if asked for.
 Variants take turns, in another order each round; a ratio is the median of the rounds' ratios. A step is all of it:
 batch, passes, optimizer. A line is a name, a value, and a ratio: of "thoughts_n6", 6 is the number of thoughts.
 """
@@ -57,6 +58,7 @@ TOK = make_tokenizer("words", map(str, range(50_000)))  # as large as GPT-2's; w
 NEW_TOKENS = 24  # that are written as an answer
 TRAINING = {  # {part: {name: settings}}; ratios are those to the first one
     "step": {"tokens": {"method": "pause_as_thought"}, "thoughts": {}},
+    "dtype": {"float32": {"dtype": "float32"}, "bfloat16": {"dtype": "bfloat16"}},
     "feedbacks": {name: {"feedback": name} for name in (
         "last", "layer:-2", "suppressed:0.5", "zero", "embedding", "soft", "members", "fusion:0.6", "projection", "gate"
     )},
@@ -78,7 +80,7 @@ class BenchConfig:
     preset: str = option("small", "size of the model", tuple(PRESETS))
     parts: tuple[str, ...] = option(
         ("step", "yardstick", "memory", "padding"), "what to measure",
-        ("step", "yardstick", "memory", "padding", "feedbacks", "methods"),
+        ("step", "yardstick", "memory", "padding", "dtype", "feedbacks", "methods"),
     )  # fmt: skip
     thoughts: tuple[int, ...] = option((0, 2, 6, 12, 24), "numbers of thoughts in a training step", least=0, most=200)
     batch_size: int = option(0, "problems in a training step; 0: 32 small ones, 8 of 124M", least=0, most=10**5)
@@ -211,7 +213,7 @@ def measure_training(part, args):
         variants["thoughts_with_fast"] = {"speed": ("fast",)}
     if part == "step" and "yardstick" in args.parts and transformers_model(args):
         variants["transformers"] = variants["tokens"]
-    if part != "step":
+    if part in ("feedbacks", "methods"):
         ns = [n for n in ns if n]  # who thinks, must have a thought
     steps = training_steps(args, variants, ns)
     title = f"training step, batch of {args.settings().batch_size}"

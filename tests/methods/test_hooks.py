@@ -19,7 +19,10 @@ def method(monkeypatch):
         module = types.ModuleType("methods.mine")
         vars(module).update(names)
         upstairs = curriculum.upstairs
-        mine = lambda folder, name, **known: module if folder == "methods" else upstairs(folder, name, **known)  # noqa: E731
+
+        def mine(folder, name, **known):
+            return module if folder == "methods" else upstairs(folder, name, **known)
+
         monkeypatch.setattr(curriculum, "upstairs", mine)
         monkeypatch.setitem(sys.modules, "methods.mine", module)
         curriculum.methods_of.cache_clear()

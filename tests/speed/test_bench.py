@@ -47,6 +47,15 @@ def test_the_benchmark_measures_methods(capsys):
     assert min(map(min, found.values())) > 0 and found["cot_n6"][1] == 1
 
 
+def test_the_benchmark_measures_bfloat16(capsys, monkeypatch):
+    """Catches a setting that does not reach the step: both would take the same time, and nobody would know."""
+    asked, train_step = [], bench.train_step
+    monkeypatch.setattr(bench, "train_step", lambda *args: asked.append(args[-1].dtype) or train_step(*args))
+    bench.main(["--parts=dtype", "--thoughts=0,3", "--batch_size=1", "--rounds=1"])
+    assert [*values(capsys.readouterr().out)] == ["float32_n0", "float32_n3", "bfloat16_n0", "bfloat16_n3"]
+    assert asked.count("float32") == asked.count("bfloat16") == 4  # two rounds of two
+
+
 def test_padding_is_counted():
     """Catches padding that is counted where there is none."""
     cfg = TrainConfig(batch_size=2, sort_window=1, max_latent_stage=3)
