@@ -534,15 +534,18 @@ def test_an_analysis_that_could_not_be_written_is_not_made(in_trained, capsys, m
 @only_with("lab/analyze.py", "lab/explore.py", "lab/plot.py")
 def test_what_is_written_anew_is_whole_or_the_old_one(in_trained, capsys):
     """Catches half a file in the place of a whole one, and a full disk that is not said to be that of this file."""
-    from lab import plot
+    from lab import analyze, explore, plot
 
     shutil.copytree("out/run", "out/full")
-    for script, name in (("analyze", "analysis.json"), ("explore", "explore.html"), ("plot", "training.png")):
+    few = ["--count=9", "--device=cpu"]
+    for script, name, main, flags in (
+        ("analyze", "analysis.json", analyze.main, few),
+        ("explore", "explore.html", explore.main, few),
+        ("plot", "training.png", plot.main, []),
+    ):
         if script == "plot":
             pytest.importorskip("matplotlib")
-            plot.main(["out/full"])
-        else:
-            assert command(".", f"lab.{script}", "out/full", "--count=9", "--device=cpu").returncode == 0
+        main(["out/full", *flags])
         with open(f"out/full/{name}", "rb") as f:
             before = f.read()
         limited = f"ulimit -f 4; exec {sys.executable} -m lab.{script} out/full"
