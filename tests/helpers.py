@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+import warm
 
 import curriculum
 import data
@@ -57,12 +58,18 @@ TINY = (
 )
 
 
-def command(cwd, script, *args, env=os.environ, project=HERE):
-    """Run one of the project's scripts, train.py or lab.explore, in cwd as a user would."""
-    argv, env = [sys.executable, os.path.join(project, script), *args], {**env}
+def command(cwd, script, *args, env=None, project=HERE):
+    """Run one of the project's scripts, train.py or lab.explore, in cwd as a user would.
+
+    With env (what only a new interpreter takes note of) it is a new one, otherwise the fork of one (warm.py).
+    """
+    argv = [os.path.join(project, script) if script.endswith(".py") else script, *args]
     if not script.endswith(".py"):
-        argv, env["PYTHONPATH"] = [sys.executable, "-m", script, *args], str(project)
-    return subprocess.run(argv, cwd=cwd, env=env, capture_output=True, text=True, timeout=100)
+        argv = ["-m", *argv]
+    if env is None:
+        return warm.run(argv, cwd, project)
+    env = {**env, "PYTHONPATH": str(project)}
+    return subprocess.run([sys.executable, *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=100)
 
 
 def copy_of_project(folder):

@@ -354,7 +354,8 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     """Catches a ^C that loses work, and a command to go on with that does not work when pasted into a shell."""
     assert command(tmp_path, "prepare_hops.py", "--train=50", "--valid=9", "--test=9", "--out_dir=data").returncode == 0
     script = os.path.join(HERE, "train.py")
-    argv = [sys.executable, "-u", script, *hops_flags(), "--steps=100000,5", "--out_dir=out"]
+    flags = [*hops_flags(), "--steps=100000,5", "--out_dir=out"]
+    argv = [sys.executable, "-u", script, *flags]
     with subprocess.Popen(argv, cwd=tmp_path, text=True, stdout=subprocess.PIPE) as p:
         for line in p.stdout:
             if line.startswith("stage 0  "):
@@ -365,9 +366,9 @@ def test_interrupting_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path):
     again = shlex.split(rest[rest.index("to go on: ") :])[3:]
     assert again == ["python", os.path.relpath(script), "--resume", "--out_dir=out"] or again[1] == script
     assert load_checkpoint(tmp_path / "out/ckpt.pt")[3]["progress"]["total"] >= 5
-    changed = command(tmp_path, "train.py", *argv[3:], "--resume", "--n_layer=2")
+    changed = command(tmp_path, "train.py", *flags, "--resume", "--n_layer=2")
     assert changed.returncode == 2 and "--n_layer was 1, now 2" in changed.stderr
-    fresh = command(tmp_path, "train.py", *argv[3:], "--overwrite", "--steps=5")
+    fresh = command(tmp_path, "train.py", *flags, "--overwrite", "--steps=5")
     assert fresh.returncode == 0 and "test accuracy" in fresh.stdout
 
 

@@ -18,6 +18,7 @@ import time
 import pytest
 import torch
 from helpers import HERE, command, hops_flags, only_with, run_to_the_end
+from warm import Fork
 
 import prepare_hops
 import train
@@ -25,10 +26,10 @@ from checkpoint import load_checkpoint
 from config import UserError
 
 LONG = os.environ.get("TRUST") == "long"
-TRAIN = [sys.executable, os.path.join(HERE, "train.py")]
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", os.path.join(HERE, "train.py")]
+TRAIN = [os.path.join(HERE, "train.py")]  # after python
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2", *TRAIN]
 # train.py where an evaluation takes for ever, after the first n
-SLOW = [sys.executable, "-c", f"""
+SLOW = f"""
 import sys, time
 sys.path.insert(0, {HERE!r})
 import train
@@ -41,7 +42,7 @@ def slow(*args):
     return evaluate(*args)
 train.evaluate = slow
 train.cli(lambda argv: train.main(argv[1:]))
-"""]  # fmt: skip
+"""
 
 
 @pytest.fixture
@@ -53,8 +54,9 @@ def flags(tmp_path, monkeypatch):
 
 
 def start(argv, **more):
-    """A process in a group of its own, which can be sent ^C as a terminal does."""
-    return subprocess.Popen(argv, text=True, start_new_session=True, stderr=subprocess.PIPE, **more)
+    """A new process in a group of its own, which can be sent ^C as a terminal does."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(argv, text=True, start_new_session=True, **pipes, **more)
 
 
 def wait_for(text, stream):
@@ -82,7 +84,7 @@ def test_a_run_that_is_stopped_saves(program, how, flags):
     """Catches a run that is lost with its terminal, or with who has read what it says."""
     if program is TORCHRUN and how in ("SIGTERM", "SIGHUP") and not LONG:
         pytest.skip("torchrun passes these on as it does ^C: with TRUST=long")
-    p = start([*program, *flags], stdout=subprocess.PIPE)
+    p = Fork([*program, *flags])
     wait_for("loss", p.stdout)
     if how == "^C":
         os.killpg(p.pid, signal.SIGINT)  # to all of the group, and torchrun passes it on once more
@@ -98,7 +100,7 @@ def test_a_run_that_is_stopped_saves(program, how, flags):
 
 def test_a_reader_that_leaves_at_tee(flags):
     """Catches ^C in a pipe: tee is gone before the run has said that it stops."""
-    p = start(["bash", "-c", f"{shlex.join([*TRAIN, *flags])} | tee log"], stdout=subprocess.PIPE)
+    p = start(["bash", "-c", f"{shlex.join([sys.executable, *TRAIN, *flags])} | tee log"])
     wait_for("loss", p.stdout)
     os.killpg(p.pid, signal.SIGINT)
     said = p.stdout.read() + p.stderr.read()  # the pipe may have taken what nobody reads
@@ -121,14 +123,16 @@ def test_what_is_said_finds_no_room(flags, monkeypatch, capsys):
         patch.setattr(sys, "stdout", Full())
         assert train.main(flags) == 130
     can_be_resumed(capsys.readouterr().err, flags)
-    full = subprocess.run([*TRAIN, *flags, "--overwrite"], stdout=open("/dev/full", "w"), stderr=subprocess.PIPE)
+    full = subprocess.run(
+        [sys.executable, *TRAIN, *flags, "--overwrite"], stdout=open("/dev/full", "w"), stderr=subprocess.PIPE
+    )
     assert full.returncode == 2 and full.stderr.count(b"\n") == 1  # before it has begun to train: nothing is lost
 
 
 def test_nohup_is_heeded(flags):
     """Catches a run in the background that ends with the terminal, against its user's word."""
-    with start([*TRAIN, *flags], stdout=subprocess.PIPE,
-               preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)) as p:  # fmt: skip
+    ignoring = {"preexec_fn": lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)}
+    with start([sys.executable, *TRAIN, *flags], **ignoring) as p:
         wait_for("loss", p.stdout)
         p.send_signal(signal.SIGHUP)
         wait_for("loss", p.stdout)
@@ -144,7 +148,9 @@ def test_an_evaluation_is_left_at_once(first, number, flags):
     """Catches an hour of validation that has to end before anything is saved, and a step that is trained twice."""
     if (number, first) not in ((signal.SIGINT, 2), (signal.SIGTERM, 0)) and not LONG:
         pytest.skip("the same path for other signals and evaluations: with TRUST=long")
-    with start([*SLOW, str(first), *flags], stdout=subprocess.PIPE) as p:
+    with open("slow.py", "w") as script:
+        script.write(SLOW)
+    with Fork(["slow.py", str(first), *flags]) as p:
         wait_for("evaluating", p.stdout)
         began = time.monotonic()
         p.send_signal(number)
@@ -228,8 +234,7 @@ def test_killed_at_any_instant(program, kills, flags):
     rng, n_none, totals = random.Random(3), 0, []
     flags = [*flags, "--eval_every=1"]  # it hardly does anything but save and evaluate
     for i in range(kills):
-        with start([*program, *flags, "--resume" if os.path.exists("out/ckpt.pt") else "--overwrite"],
-                   stdout=subprocess.PIPE) as p:  # fmt: skip
+        with Fork([*program, *flags, "--resume" if os.path.exists("out/ckpt.pt") else "--overwrite"]) as p:
             if i % 4:
                 wait_for("stage 0", p.stdout)
             time.sleep(rng.random() * (2 if i % 4 else 8))

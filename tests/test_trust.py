@@ -18,6 +18,7 @@ import time
 
 import pytest
 import torch
+import warm
 
 import prepare_hops
 import train
@@ -32,14 +33,13 @@ FLAGS = """--data_dir=data --n_layer=1 --n_head=2 --n_embd=16 --dropout=0.1 --de
            --batch_size=8 --uniform_prob=0.2 --eval_every=2 --log_every=3""".split()
 
 
-def start(flags, **kwargs):
-    argv = [sys.executable, os.path.join(HERE, "train.py"), *flags]
-    return subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, **kwargs)
+def start(flags):
+    return warm.Fork([os.path.join(HERE, "train.py"), *flags])
 
 
-def finish(flags, **kwargs):
+def finish(flags):
     """(exit code, what it said on stderr)."""
-    with start(flags, **kwargs) as p:
+    with start(flags) as p:
         _, err = p.communicate(timeout=120)
     return p.returncode, err
 
@@ -93,10 +93,11 @@ def test_disk_full_while_saving(data_dir):
     at["progress"] |= {"index": 1, "step": 0, "total": 5, "results": at["progress"]["results"][:1]}
     torch.save(at, "full/ckpt.pt")
     before = open("full/ckpt.pt", "rb").read()
-    code, err = finish(
-        [*flags, "--out_dir=full", "--resume"],
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
-    )
+    limited = subprocess.run(
+        [sys.executable, os.path.join(HERE, "train.py"), *flags, "--out_dir=full", "--resume"],
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)), capture_output=True, text=True,
+    )  # fmt: skip
+    code, err = limited.returncode, limited.stderr
     assert code == 2 and err.startswith("error: ") and err.count("\n") == 1 and "ckpt.pt: cannot be written" in err, err
     assert open("full/ckpt.pt", "rb").read() == before and not os.path.exists("full/ckpt.pt.tmp")
     assert finish([*flags, "--out_dir=full", "--resume"]) == (0, "")

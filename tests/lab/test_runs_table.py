@@ -8,12 +8,11 @@ import csv
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from helpers import HERE, command, fails, hops_flags
+from helpers import command, fails, hops_flags
+from warm import Fork
 
 from evaluate import percent
 from lab import runs
@@ -96,10 +95,7 @@ def test_stopped_runs_are_resumed(number, tmp_path):
     flags = [*FLAGS, "--steps=100", "--eval_every=50"]
     argv = ["method=cot", "seed=1,2", *flags]
     log = tmp_path / "out/stopped-cot-1/log.txt"
-    stopped = subprocess.Popen(
-        [sys.executable, "-m", "lab.runs", *argv, "--out_dir=out/stopped"],
-        cwd=tmp_path, env={**os.environ, "PYTHONPATH": HERE}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+    stopped = Fork(["-m", "lab.runs", *argv, "--out_dir=out/stopped"], tmp_path)
     while not (log.exists() and " train/loss " in log.read_text()):
         assert stopped.poll() is None
         time.sleep(0.05)

@@ -6,11 +6,10 @@ Each test names the mistake that it would catch.
 
 import os
 import shlex
-import subprocess
-import sys
 
 import pytest
 import torch
+import warm
 from helpers import HERE, command, hops_flags, is_there
 
 import checkpoint
@@ -18,7 +17,7 @@ import prepare_hops
 import prepare_prosqa
 from test_latent import assert_close
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2"]
+TORCHRUN = ["-m", "torch.distributed.run", "--nproc_per_node=2"]  # after python
 SEVERAL = """
 import os, shlex, sys
 sys.path.insert(0, sys.argv[1])
@@ -37,8 +36,7 @@ team().stop()
 
 def torchrun(cwd, *argv):
     """train.py in two processes."""
-    run = [*TORCHRUN, os.path.join(HERE, "train.py"), *argv]
-    return subprocess.run(run, cwd=cwd, text=True, capture_output=True, timeout=300)
+    return warm.run([*TORCHRUN, os.path.join(HERE, "train.py"), *argv], cwd, timeout=300)
 
 
 def run_several(start, lines):
@@ -46,7 +44,7 @@ def run_several(start, lines):
     with open("several.py", "w") as script, open("lines.txt", "w") as f:
         script.write(SEVERAL)
         f.write("\n".join(lines))
-    done = subprocess.run([*start, "several.py", HERE, "lines.txt"], text=True, capture_output=True, timeout=500)
+    done = warm.run([*start, "several.py", HERE, "lines.txt"], timeout=500)
     assert done.returncode == 0, done.stdout[-500:] + done.stderr[:5000]
     assert done.stdout.count("test accuracy") == len(lines)  # only one of them talks
 
@@ -56,12 +54,12 @@ def read_log(path):
 
 
 # 50 problems, and batches of 7: an epoch's last one is a single row, with which one of two processes has nothing to do
-UNEVEN = "--dropout=0 --batch_size=7 --micro_batch_size=3 --uniform_prob=0.3 --log_every=1 --steps=8".split()
+UNEVEN = "--dropout=0 --batch_size=7 --micro_batch_size=3 --uniform_prob=0.3 --log_every=1 --steps=3,3,8".split()
 GRAPHS = r"""--data_dir=graphs --task=graphs '--names= \d+' --markers=eot --thought_targets=walks --losses=members:1
              --block_size=99 --teacher_forcing=0.5 --rounds=2 --pad_latent_to_max""".replace("\n", " ")
 CASES = {
-    "coconut": "--steps=20,10 --eval_every=10",
-    "coconut_shard": "--steps=20,10 --eval_every=10 --speed=shard",
+    "coconut": "--steps=5,5,8 --eval_every=3",
+    "coconut_shard": "--steps=5,5,8 --eval_every=3 --speed=shard",
     "codi": "--method=codi",
     "codi_shard": "--method=codi --speed=shard",
     "pccot": "--method=pccot",
@@ -85,7 +83,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
     prepare_prosqa.main(["--generate=30", *sizes, "--out_dir=graphs"])
     cases = {name: flags for name, flags in CASES.items() if is_there(flags)}
     general = shlex.join([*hops_flags(), *UNEVEN])
-    for folder, start in (("one", [sys.executable]), ("two", TORCHRUN)):
+    for folder, start in (("one", []), ("two", TORCHRUN)):
         run_several(start, [f"{general} {flags} --out_dir={folder}/{name}" for name, flags in cases.items()])
     for name in cases:
         one, two = read_log(f"one/{name}"), read_log(f"two/{name}")
