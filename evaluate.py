@@ -198,6 +198,8 @@ def show_stage(run, stage):
     row = row_for(longest, stage, cfg, run.tok)
     begun = f" (going on after step {progress['step']})" if progress["step"] else ""
     print(f"\n{title}: {in_words(row, longest, run.tok)}{begun}")
+    if len(run.plan) == 1 and run.n_stages > 1:
+        print(f"  {run.lengths[0]:,} steps, as many as the curriculum's {run.n_stages} stages have together")
     print(f"  {show_row(row, run.tok)}", flush=True)
     if progress["step"] == 0 and progress["before"] is not None:
         print(f"  before its first step: accuracy {progress['before']:.1%}", flush=True)
@@ -222,6 +224,9 @@ def show_progress(run, stage, seconds):
         f"{1000 * seconds:.0f} ms/step  ETA {'<' if cfg.master_at else ''}{duration(left)}",
         flush=True,
     )
+    if len(progress["losses"]) > 2:  # the loss, and more than one that it is the sum of
+        terms = [f"{name} {value:.4f}" for name, value in progress["losses"].items() if name != "loss"]
+        print(f"  losses: {', '.join(terms)}", flush=True)
 
 
 def show_answer(run, stage):

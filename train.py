@@ -415,7 +415,8 @@ def train_all(run):
     for name, value in test.items():
         run.log(f"test/{name}", value)
     show_test(test, len(run.problems["test"]), run.best)
-    print(f"look at its thoughts: python {ours('sample.py')} {shlex.quote(cfg.out_dir)}")
+    what = "thoughts" if test["thoughts"] else "answers"
+    print(f"look at its {what}: python {ours('sample.py')} {shlex.quote(cfg.out_dir)}")
 
 
 def main(argv):

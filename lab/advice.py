@@ -17,6 +17,7 @@ from evaluate import written_loss
 from tokenizer import PATTERNS
 
 PLATEAU = 500  # steps after which something should have been learned
+KNOWN = {("data/gsm8k", "gpt2"): 0.4}  # data_dir, init_from: what others have after chain of thought (docs/gsm8k.md)
 
 
 def on_start(run):
@@ -88,6 +89,7 @@ def questions(problems):
 def on_validation(run, valid):
     watch_heart(run, valid)
     watch_plateau(run, valid)
+    compare_with_known(run, valid)
 
 
 @torch.no_grad()
@@ -127,3 +129,12 @@ def watch_plateau(run, valid):
         print(f"  WARNING: a plateau: since step {since} the validation loss has gone from {loss:.3g} to")
         print(f"    {valid['loss']:.3g}, with {valid['accuracy']:.1%} right. It may end by itself, or never:")
         print("    docs/own_data.md says what to try.", flush=True)
+
+
+def compare_with_known(run, valid):
+    """Say if stage 0, all steps written, ends far below what is known for its data and weights: the rest will, too."""
+    known = KNOWN.get((run.cfg.data_dir[0], run.cfg.init_from))
+    ends = run.plan[run.progress["index"]] == 0 and run.progress["step"] == run.lengths[run.progress["index"]]
+    if known and ends and valid["accuracy"] < 0.75 * known:
+        print(f"  WARNING: stage 0 ends with {valid['accuracy']:.1%} right, others have {known:.0%} there:")
+        print("    docs/gsm8k.md (What your curve should look like) says what it has been with them.", flush=True)

@@ -451,6 +451,8 @@ def test_each_row_of_table_1_is_trained_resumed_evaluated_and_sampled(method, tm
     _, said = live(method, tmp_path, monkeypatch, capsys, "--icot_tokens=1", "--uniform_prob=0.3")
     thinks = curriculum.TABLE_1[method].instead == "thought"
     assert ("thought 3" in said) == thinks and ("3.0 thoughts each" in said) == thinks
+    single = "16 steps, as many as the curriculum's 5 stages have together" in said  # 4 + 4 * 3
+    assert single == (curriculum.TABLE_1[method].stages in ("first", "last")) and "losses: " not in said
 
 
 @pytest.mark.parametrize("feedback", ["vector", "last+vector", "layer:-2", "gate", "projection:0.1", "fusion"])

@@ -5,6 +5,7 @@ Runs: training, evaluating, stopping, going on, several processes, the scripts a
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -456,5 +457,6 @@ def test_configs_of_later_methods_in_small(name, epochs, thoughts, losses, tmp_p
     out = capsys.readouterr().out
     assert f"{thoughts}.0 thoughts each" in out and f"{thoughts} thoughts in place of" in out
     assert max(len(line) for line in out.splitlines() if "ms/step" in line) <= 120
+    assert re.search(rf"ms/step.*\n  losses: {' [^,]*, '.join(losses)} \S+\n", out), out
     sample.main(["out", "--count=1"])
     assert f"thought {thoughts} " in capsys.readouterr().out

@@ -205,7 +205,7 @@ def mutated_file(rng, problems):
 
 def test_broken_data_files(data_dir, capsys, monkeypatch):
     """Catches tracebacks, endless loops, and files written elsewhere."""
-    rng, n, outcomes = random.Random(0), 2000 if LONG else 150, {0: 0, 2: 0}
+    rng, n, outcomes = random.Random(0), 2000 if LONG else 80, {0: 0, 2: 0}
     problems = json.load(open("data/train.json"))[:4]
     for name in ("train", "valid", "test"):
         json.dump(problems, open(f"data/{name}.json", "w"))

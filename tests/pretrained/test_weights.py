@@ -652,15 +652,15 @@ def mutations(rng, good, n_header):
         yield rng.choice(changes)()
 
 
-def test_5000_broken_safetensors_files(tmp_path):
+def test_broken_safetensors_files(tmp_path):
     """Catches tracebacks, memory for sizes that a header only claims, and wrong values under a right name."""
     tensors = {"a": torch.randn(4, 3), "b": torch.randn(5), "c": torch.randn(2, 2, 2)}  # all of different sizes
     path = tmp_path / "x.safetensors"
     write_safetensors(path, tensors)
     good = path.read_bytes()
     broken = mutations(random.Random(0), good, int.from_bytes(good[:8], "little"))
-    n_loaded = 0
-    for _ in range(5000):
+    n, n_loaded = 5000 if os.environ.get("TRUST") == "long" else 1500, 0
+    for _ in range(n):
         path.write_bytes(next(broken))
         try:
             read = read_safetensors(path)
@@ -670,7 +670,7 @@ def test_5000_broken_safetensors_files(tmp_path):
         n_loaded += 1
         for name in read.keys() & tensors.keys():  # a flipped bit may rename a tensor or reshape it: GPT notices both
             assert torch.equal(read[name].flatten(), tensors[name].flatten())
-    assert n_loaded < 2500
+    assert n_loaded < n / 2
 
 
 def test_500_broken_checkpoints(tmp_path, capsys):

@@ -27,14 +27,19 @@ def test_the_benchmark_measures_feedbacks(monkeypatch, capsys):
     assert [*found] == ["last_n2", "gate_n2"] and found["last_n2"][1] == 1
 
 
-@pytest.mark.parametrize("flags, more", [((), ()), (("--fast",), ("thoughts_with_fast",))])
-def test_the_benchmark_measures(flags, more, tmp_path):
+@pytest.mark.parametrize(
+    "flags, names",
+    [
+        (["--parts=step,memory"], ("tokens", "thoughts", "memory")),
+        (["--parts=step", "--fast"], ("tokens", "thoughts", "thoughts_with_fast")),
+    ],
+)
+def test_the_benchmark_measures(flags, names, tmp_path):
     """Catches a benchmark that does not run, and one that takes time for what nobody has asked for."""
-    few = ["--thoughts=0,2", "--batch_size=2", "--rounds=1"]
-    done = command(tmp_path, "speed.bench", "--parts=step,memory", *few, *flags)
+    done = command(tmp_path, "speed.bench", "--thoughts=0,2", "--batch_size=2", "--rounds=1", *flags)
     assert done.returncode == 0, done.stderr
     found = values(done.stdout)
-    assert found.keys() == {f"{name}_n{n}" for name in ("tokens", "thoughts", "memory", *more) for n in (0, 2)}
+    assert found.keys() == {f"{name}_n{n}" for name in names for n in (0, 2)}
     assert min(map(min, found.values())) > 0 and found["tokens_n2"][1] == 1
 
 

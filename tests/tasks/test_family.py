@@ -195,3 +195,14 @@ def test_a_plateau_is_said_once(tmp_path, monkeypatch, capsys):
         with open(f"data/{split}.json", "w") as f:
             json.dump(copies, f)
     assert plateaus(["--lr=0.01"], capsys) == 0
+
+
+def test_a_stage_0_that_ends_below_what_is_known_says_so(tmp_path, monkeypatch, capsys):
+    """Catches fifty epochs on top of a chain of thought that is wrong, and an alarm for other data."""
+    monkeypatch.chdir(tmp_path)
+    prepare_hops.main("--nodes=5 --hops=1 --train=50 --valid=9 --test=9 --out_dir=data".split())
+    for data_dir, n in (("data", 1), ("elsewhere", 0)):
+        monkeypatch.setattr("lab.advice.KNOWN", {(data_dir, "scratch"): 0.9})
+        run_to_the_end([*hops_flags(), "--max_latent_stage=1", "--steps=4,4", "--eval_every=2", "--overwrite"])
+        said = capsys.readouterr().out
+        assert said.count("WARNING: stage 0 ends with ") == said.count("docs/gsm8k.md") == n
