@@ -12,7 +12,7 @@ def test_a_report_of_what_fits_and_what_does_not(tmp_path):
     lines = ['tokenizer = "words"', 'question_format = " {}"', 'step_format = " {}"', 'answer_format = " = {}"']
     lines += ["max_latent_stage = 2", "n_layer = 1", "n_head = 2", "n_embd = 16", "batch_size = 8", "epochs = (6, 3)"]
     (tmp_path / "tiny.py").write_text("\n".join(lines))
-    flags = "--device=cpu --config=tiny.py --data_dir=data/tiny --init_from=scratch --minutes=0.15"
+    flags = "--device=cpu --config=tiny.py --data_dir=data/tiny --init_from=scratch --minutes=0.3"
     done = command(tmp_path, "speed.quarter_hour", *flags.split(), "--parts=probe,cot,no_cot")
     assert done.returncode == 0, done.stderr
     report = (tmp_path / "out/quarter_hour/report.md").read_text()
