@@ -231,6 +231,8 @@ def methods_of(name):
     modules = [] if first in TABLE_1 else [upstairs("methods", first, known=TABLE_1)]
     modules += [upstairs("methods", part) for part in later]
     for module in modules:
+        if module.__name__.startswith("methods._"):
+            raise UserError(f"{module.__name__}: no method, but what some have in common")
         if not any(hasattr(module, hook) for hook in HOOKS):
             raise UserError(f"{module.__name__}: none of {', '.join(HOOKS)} is in this file, so it changes nothing")
         if getattr(module, "base", "coconut") not in TABLE_1:

@@ -98,7 +98,7 @@ def test_two_processes_equal_one(tmp_path, monkeypatch):
         assert bool(saved[0]["objective"]) == (name == "simcot")
         for part in "model", "objective":  # AdamW divides by small numbers, and so makes small differences large
             for own, other in zip(saved[0][part].values(), saved[1][part].values(), strict=True):
-                assert_close(own, other, 5e-3)
+                assert_close(own, other, 1e-2)
 
 
 def test_two_processes_go_on_as_if_never_stopped(tmp_path, monkeypatch):
