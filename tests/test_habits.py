@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 
 import pytest
 import tiktoken
@@ -575,3 +576,20 @@ def test_any_temperature_draws_a_token():
     logits = torch.tensor([[1.0, 3.0, 2.0]])
     for temperature in (1e-300, 1e-40, 1e-6):
         assert choose(logits, temperature, None).item() == choose(logits, temperature, 2).item() == 1
+
+
+def test_a_clock_that_goes_back_is_not_noticed(in_trained, capsys, monkeypatch):
+    """Catches -35989 ms a step, an ETA of -544 hours, and a run that saves nothing for an hour (summer time, NTP)."""
+    now, calls = time.time, []
+
+    def wrong():
+        calls.append(1)
+        return now() - 3600 * len(calls)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", wrong)
+        run = run_to_the_end([*hops_flags(), "--steps=4", "--log_every=2", "--out_dir=out/back", "--overwrite"])
+        train.main(["--eval_only=out/back"])
+    said = capsys.readouterr().out
+    assert said.count(" ms/step") >= 6 and not re.search(r"-\d+ ms/step|ETA <?-|-\d+:\d\d left", said)
+    assert run.progress["seconds"] >= 0 and all(seconds >= 0 for _, _, seconds, _ in run.progress["results"])
