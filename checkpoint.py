@@ -15,12 +15,12 @@ import threading
 import time
 from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import NamedTuple
+from typing import NamedTuple, get_type_hints
 
 import torch
 from torch import nn
 
-from config import TrainConfig, UserError, check, first_line, no_such, ours, replacing, upstairs
+from config import TrainConfig, UserError, check, first_line, no_such, ours, replacing, shown, upstairs
 from curriculum import change, config_class, make_model
 from model import GPT, SIZES, GPTConfig
 from tokenizer import make_tokenizer
@@ -158,8 +158,13 @@ def load_checkpoint(path):
         cfg = settings(**{k: check(settings, k, v, path) for k, v in state["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, state["pieces"])
         kind, config_kind = base_classes(cfg.model)
+        checked = {name: value for name, value in vars(cfg).items() if name in state["base"]}
+        base = config_kind(**state["base"] | checked)
+        for name, expected in get_type_hints(config_kind).items():
+            if not isinstance(getattr(base, name), expected | int):
+                raise ValueError(f"{name} = {shown(getattr(base, name))}")
         with torch.device("meta"):  # shapes only: the values come from the file
-            model = make_model(kind(config_kind(**state["base"])), cfg, tok)
+            model = make_model(kind(base), cfg, tok)
         model.load_state_dict(state["model"], assign=True)
         for name in ("stage", "longest"):
             if type(state[name]) is not int or state[name] < 0:

@@ -26,7 +26,7 @@ import checkpoint
 import curriculum
 import data
 from checkpoint import Stopped, Stops, team
-from config import UserError, cli, ours, parse, upstairs
+from config import UserError, cli, first_line, ours, parse, upstairs
 from curriculum import for_stage
 from evaluate import evaluate, evaluate_only, precision, show_answer, show_progress, show_results, show_stage, show_test
 from tokenizer import PATTERNS, make_tokenizer, to_text
@@ -158,14 +158,19 @@ class Run:
         if "optimizer" not in state:
             why = "no optimizer in it: best.pt, renamed? Of format 4? --init_from=FILE begins anew"
             raise UserError(f"{self.last} cannot be resumed: {why}")
-        self.progress |= state["progress"]
         if state["data"] != self.data_keys():
             raise UserError(f"{self.last} cannot be resumed: the files in {', '.join(self.cfg.data_dir)} are others")
+        try:
+            if any(type(state["progress"].get(name, now)) is not type(now) for name, now in self.progress.items()):
+                raise ValueError("somebody has changed its progress")
+            self.progress |= state["progress"]
+            team().load_optimizer(self.objective, self.optimizer, state["optimizer"])
+            self.objective.load_state_dict(state["objective"], strict=False)
+            rng, cuda_rng = state["rng"][team().rank % len(state["rng"])]
+            torch.set_rng_state(rng)
+        except Exception as e:  # torch has a dozen ways to say no
+            raise UserError(f"{self.last} cannot be resumed: {first_line(e)}") from None
         self.check_lengths(self.stage_lengths(saved.cfg))
-        team().load_optimizer(self.objective, self.optimizer, state["optimizer"])
-        self.objective.load_state_dict(state["objective"], strict=False)
-        rng, cuda_rng = state["rng"][team().rank % len(state["rng"])]
-        torch.set_rng_state(rng)
         if self.device.startswith("cuda") and cuda_rng is not None:
             torch.cuda.set_rng_state(cuda_rng, self.device)
 

@@ -268,6 +268,30 @@ def test_broken_command_lines_and_config_files(data_dir, capsys, monkeypatch):
     print(f"\n{n} command lines and config files: {outcomes[0]} normal runs, {outcomes[2]} errors in one line")
 
 
+PARTS = {  # of a checkpoint that somebody has changed: into what
+    "base": ({"dropout": "{}"}, {"n_head": -1}, {"vocab_size": 1.5}),
+    "progress": ({"step": (1, 2)}, {"results": 3}, {"log_size": "x"}, {"total": None}),
+    "optimizer": ({"param_groups": []}, {"state": 3}),
+    "rng": (1.5, []),
+}
+
+
+@pytest.mark.parametrize("part, values", PARTS.items())
+def test_a_changed_part_of_a_checkpoint(part, values, data_dir, capsys, monkeypatch):
+    """Catches torch's own words, from deep inside, where a run is resumed."""
+    flags = [*FLAGS, "--steps=1", "--out_dir=run"]
+    assert train.main(flags) is None
+    for value in values:
+        saved = torch.load("run/ckpt.pt")
+        saved[part] = saved[part] | value if isinstance(value, dict) else value
+        torch.save(saved, "run/changed.pt")
+        os.replace("run/changed.pt", "run/ckpt.pt")
+        code, err = outcome(["--resume", "--out_dir=run"], capsys, monkeypatch)
+        assert code in ((0, 2) if part == "base" else (2,)), "sizes are those of the settings, if those say them"
+        check(code, err, (part, value))
+        assert train.main([*flags, "--overwrite"]) is None
+
+
 def test_broken_checkpoints(data_dir, capsys, monkeypatch):
     """Catches torch's own words, and a checkpoint that is believed although it is none, or half of one."""
     rng, n, outcomes = random.Random(2), 300 if LONG else 30, {0: 0, 2: 0}
