@@ -150,7 +150,11 @@ def splits(folder, *problems):
         (["--lr", "1e-3", "5e-4"], ["5e-4: no such config file", "settings are --name=value or --name=value,value"]),
         (["configs/hops.py", "--steps=9,", "12"], ["'12'", "settings are given as --name=value or --name=value,value"]),
         (["--out_dir=out/x", "configs/nothing.py"], ["configs/nothing.py: no such config file"]),
-        (["--method=simcott"], ["'simcott'", "methods/simcott.py", "did you mean simcot?"]),
+        pytest.param(
+            ["--method=simcott"],
+            ["'simcott'", "methods/simcott.py", "did you mean simcot?"],
+            marks=only_with("methods/simcot.py"),
+        ),
         (
             ["--data_dir=data/hops"],
             ["data/hops/train.json: no such file in the current folder, ", "prepare_hops.py` m"],
