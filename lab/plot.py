@@ -12,12 +12,16 @@ but one; parallelism, if only one node can be next). All can be printed in black
     tree          the graph of one question, its nodes shaded by their value after no thought, one, two and three
     parallelism   how much value the best, the two best and the three best nodes of a question have together
     probes        which step can be read from which thought
+
+    python -m lab.plot out/depth.csv     # of lab.depth: accuracy over layers, thoughts and pauses
+
 The command that made a picture is in its metadata ("Description").
 """
 
 if not __package__:
     raise SystemExit("error: call it as python -m lab.plot, from the project's folder")
 
+import csv
 import json
 import math
 import os
@@ -37,7 +41,7 @@ DASHES = [(0, (5, 2)), (0, (1, 1)), (0, (4, 1, 1, 1)), (0, (8, 3))]
 
 @dataclass
 class PlotConfig:
-    out_dir: str = option("", "folder of a training run, or a file in it")
+    out_dir: str = option("", "folder of a training run, or a file in it; or a CSV file of lab.depth")
     baselines: str = option("", "folders of other runs, with commas between them, to compare training with")
     example: int = option(0, "number of the question whose graph is drawn", least=0)
 
@@ -264,6 +268,28 @@ def draw_probes(analysis):
     return fig
 
 
+def draw_depth(runs):
+    """Test accuracy over the number of layers, a panel for each number of arrows, a line for each method."""
+    panels = sorted({int(run["arrows"]) for run in runs})
+    fig, axes = new_figure("", 2.6 + 2.7 * len(panels), columns=len(panels), sharey=True)
+    names, looks = {"coconut": "thoughts", "pause_as_thought": "pauses in their place"}, ("ko-", "ks--", "k^:", "kd-.")
+    methods = list(dict.fromkeys(run["method"] for run in runs))
+    for ax, arrows in zip(axes[0], panels):
+        for method, look in zip(methods, looks * len(methods)):
+            of = [run for run in runs if (run["method"], int(run["arrows"])) == (method, arrows)]
+            points = sorted((int(run["layers"]), float(run["test"])) for run in of)
+            means = {layers: [right for n, right in points if n == layers] for layers, _ in points}
+            x, y = [*means], [sum(values) / len(values) for values in means.values()]
+            ax.plot(x, y, look, markerfacecolor="white", label=names.get(method, method), clip_on=False)
+            ax.plot(*zip(*points), look[:2], markersize=3, clip_on=False)  # each seed
+        ax.set_title(f"{arrows} arrows")
+        ax.set(xlabel="layers", xticks=sorted({int(run["layers"]) for run in runs if int(run["arrows"]) == arrows}))
+        ax.axhline(0.1, color="0.6", linewidth=0.8)
+    axes[0, 0].set_ylabel("test accuracy (line: chance)")
+    finish(axes[0, -1], ylim=(0, 1.02))
+    return fig
+
+
 def save(fig, out_dir, name, command):
     for kind, more in (("png", {}), ("svg", {"Date": None})):  # the same picture twice is the same file
         path = os.path.join(out_dir, f"{name}.{kind}")
@@ -277,6 +303,13 @@ def main(argv):
     args = parse(PlotConfig, argv, __doc__, places=("out_dir",))
     if not args.out_dir:
         raise UserError("no folder given: expected that of a training run")
+    if args.out_dir.endswith(".csv"):
+        with open(args.out_dir, encoding="utf-8", newline="") as file:
+            runs = [run for run in csv.DictReader(file) if run.get("test")]
+        if not runs or not {"arrows", "layers", "method"} <= runs[0].keys():
+            raise UserError(f"{args.out_dir}: not what lab.depth has written, or no run has ended yet")
+        name = os.path.basename(args.out_dir).removesuffix(".csv")
+        return save(draw_depth(runs), os.path.dirname(args.out_dir) or ".", name, command)
     folder = run_folder(args.out_dir)
     log, analysis = (os.path.join(folder, name) for name in ("log.txt", "analysis.json"))
     if not (os.path.exists(log) or os.path.exists(analysis)):

@@ -7,6 +7,7 @@ import types
 import pytest
 from helpers import command
 
+from config import UserError
 from lab.depth import DepthRun
 
 ARGS = types.SimpleNamespace(minutes=60.0, out="out/depth", stage_steps=2500, lr=5e-4)
@@ -37,6 +38,32 @@ def test_when_a_run_ends(seen, seconds, expected, tmp_path, monkeypatch):
     run = DepthRun(ARGS, "2x4", "pause_as_thought", 1)
     run.state.update(points=seen, cpu=seconds)
     assert run.ended() == expected
+
+
+def test_its_table_is_drawn(tmp_path, capsys):
+    """Catches a column by another name, seeds that are joined by a line, and somebody else's file."""
+    plot = pytest.importorskip("lab.plot")
+    pytest.importorskip("matplotlib")
+    runs = [
+        {"arrows": a, "layers": n, "method": method, "seed": seed, "test": 0.1 * n + 0.01 * seed}
+        for a in (2, 4) for n in (1, 4) for method in ("coconut", "pause_as_thought") for seed in (1, 2)
+    ]  # fmt: skip
+    left, right = plot.draw_depth(runs).axes
+    assert [line.get_label() for line in left.lines if line.get_label()[0] != "_"] == [
+        "thoughts",
+        "pauses in their place",
+    ]
+    assert [*left.lines[0].get_xdata()] == [1, 4] and [*left.lines[0].get_ydata()] == pytest.approx([0.115, 0.415])
+    assert [*left.lines[1].get_ydata()] == pytest.approx([0.11, 0.12, 0.41, 0.42]) and right.get_title() == "4 arrows"
+    with open(tmp_path / "x.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, runs[0])
+        writer.writeheader()
+        writer.writerows(runs)
+    plot.main([str(tmp_path / "x.csv")])
+    assert (tmp_path / "x.png").exists()
+    (tmp_path / "y.csv").write_text("a,test\n1,2\n")
+    with pytest.raises(UserError, match="not what lab.depth has written"):
+        plot.main([str(tmp_path / "y.csv")])
 
 
 @pytest.mark.skipif(os.environ.get("TRUST") != "long", reason="half a minute: TRUST=long")
