@@ -6,8 +6,8 @@ GSM8K's stories with small new numbers, from random weights on a CPU, all steps 
     python prepare_gsm8k.py $FLAGS --equations=only --out_dir=data/gsm8k_equations
     python train.py configs/gsm8k_stories.py
 
-Not run to the end: equations 88.4 % right after their 3,000 steps, stories 6.4 % after 1,000 of their 6,000.
-How many stories it solves is not known.
+Run to the end (seed 1): 94.8 % of 1,000 test problems, stories that were trained on with numbers that were not; of
+stories never seen 3.0 %. Some 70 minutes of a core with AMX.
 """
 
 # first bare equations, which are short and teach copying and arithmetic; then stories, with equations among them

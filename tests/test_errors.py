@@ -291,7 +291,7 @@ def test_every_method_is_one_flag_away_from_every_config(method):
             assert not hasattr(cfg, "thought_targets") and not hasattr(cfg, "rounds")
 
 
-@only_with("methods/simcot.py", "methods/codi.py", "methods/sets.py")
+@only_with("methods/simcot.py", "methods/codi.py", "methods/sets.py", "methods/seq_vcr.py")
 def test_what_is_left_out_of_a_config_is_said(capsys, monkeypatch, tmp_path):
     """Catches a setting that silently does nothing."""
     monkeypatch.chdir(tmp_path)
