@@ -16,7 +16,7 @@ import math
 import torch
 from torch import nn
 
-from config import UserError, nearest, upstairs
+from config import UserError, names_in, nearest, upstairs
 
 
 def last(states, model):
@@ -113,7 +113,9 @@ def make_feedback(name, n_embd, n_layer=10**9):
 def make_part(part, n_embd, n_layer):
     """The module of one part of a name; a number whose argument has no annotation may be any."""
     kind, *texts = part.split(":")
-    known = FEEDBACKS if kind in FEEDBACKS else FEEDBACKS | upstairs("methods", "_feedbacks").FEEDBACKS
+    known = FEEDBACKS
+    if kind not in FEEDBACKS and "_feedbacks" in names_in("methods"):
+        known = FEEDBACKS | upstairs("methods", "_feedbacks").FEEDBACKS
     if kind not in known:
         raise UserError(f"{kind!r} is none of {', '.join(known)}{nearest(kind, known)}")
     found, numbers = known[kind], []

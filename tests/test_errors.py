@@ -57,8 +57,13 @@ def splits(folder, *problems):
             ["'simcots' would be methods/simcots.py, which is not there", "did you mean simcot?"],
             marks=only_with("methods/simcot.py"),
         ),
-        (["--method=_hits"], ["methods._hits: no method, but what some have in common"]),
-        (["--method=coconut+_teacher"], ["methods._teacher: no method, but what some have in common"]),
+        *(
+            pytest.param([f"--method={name}"], [said], marks=only_with(f"methods/{name.rpartition('+')[2]}.py"))
+            for name, said in (
+                ("_hits", "methods._hits: no method, but what some have in common"),
+                ("coconut+_teacher", "methods._teacher: no method, but what some have in common"),
+            )
+        ),
         pytest.param(["--method=simcot+cot"], ["'cot' would be methods/cot.py"], marks=only_with("methods/simcot.py")),
         pytest.param(["--method=pause+cut"], ["'pause+cut': pause does not think"], marks=only_with("methods/cut.py")),
         pytest.param(

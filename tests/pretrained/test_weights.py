@@ -16,7 +16,7 @@ import sys
 
 import pytest
 import torch
-from helpers import HERE, local_hub
+from helpers import HERE, local_hub, needs
 
 import data
 import sample
@@ -916,6 +916,7 @@ def test_sample_from_weights_of_others(checkpoint, capsys):
 )
 def test_how_a_model_thinks_comes_back(method, feedback, make_checkpoint, capsys):
     """Catches a folder that is evaluated, asked or trained as if it thought in the usual way."""
+    needs(method)
     path, _ = make_checkpoint(f"--method={method}", f"--feedback={feedback}", "--max_latent_stage=2")
 
     def says(main, *argv):

@@ -138,7 +138,7 @@ def test_two_processes_talk_as_one(tmp_path, monkeypatch):
         ([*hops_flags(), "--out_dir=out"], "error: out/ckpt.pt is there from an earlier run"),
         ([*hops_flags(), "--method=simcot", "--speed=shard", "--out_dir=new"], "error: this method trains something"),
     )
-    for argv, error in mistakes if LONG else mistakes[-1:]:
+    for argv, error in mistakes if LONG and is_there("--method=simcot") else mistakes[:1]:
         done = torchrun(tmp_path, *argv)
         assert done.returncode != 0 and 1 <= done.stderr.count(error) <= 2, done.stderr  # torchrun ends the second
 
