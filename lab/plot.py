@@ -132,8 +132,8 @@ def draw_training(log, baselines):
 def training_title(log, last_begins):
     """With how many thoughts in the first and in the last evaluation, and what came of it in the last stage."""
     best = max(value for step, value in log["valid/accuracy"] if step > last_begins)
-    thoughts = [f"{value:.1f}" for _, value in log.get("valid/thoughts", [])]
-    if not thoughts or thoughts[-1] == "0.0":  # it writes, or pauses
+    thoughts = [f"{round(value, 1):g}" for _, value in log.get("valid/thoughts", [])]
+    if not thoughts or thoughts[-1] == "0":  # it writes, or pauses
         return f"{best:.1%} right in the last stage"
     first, last = thoughts[0], thoughts[-1]
     return f"{last if first == last else f'from {first} to {last}'} thoughts: {best:.1%} right in the last stage"

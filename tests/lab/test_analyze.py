@@ -459,9 +459,9 @@ def test_titles_say_what_was_measured():
     def title(fig):
         return fig.get_suptitle()
 
-    assert title(plot.draw_training(LOG, {})) == "from 0.0 to 1.0 thoughts: 70.0% right in the last stage"
+    assert title(plot.draw_training(LOG, {})) == "from 0 to 1 thoughts: 70.0% right in the last stage"
     phases = LOG | {"stage": [(0, 7), (4, 7)], "valid/thoughts": [(4, 6.0), (8, 6.0)]}
-    assert title(plot.draw_training(phases, {})) == "6.0 thoughts: 70.0% right in the last stage"
+    assert title(plot.draw_training(phases, {})) == "6 thoughts: 70.0% right in the last stage"
     pauses = LOG | {"valid/thoughts": [(4, 0.0), (8, 0.0)]}
     assert title(plot.draw_training(pauses, {})) == "70.0% right in the last stage"
     old = {k: v for k, v in LOG.items() if k != "valid/thoughts"}
