@@ -109,7 +109,7 @@ class DepthRun:
         """Why the training should end: "mastered", "stands still", "time", or "" if it should not."""
         if not self.state["points"]:
             return ""
-        last = [point for point in self.state["points"] if point[2] == self.hops]
+        last = [point for point in self.state["points"] if point[2] >= self.hops]
         if self.state["cpu"] > 60 * self.args.minutes:
             return "time"
         if last and last[-1][4] >= MASTERED:
@@ -147,8 +147,8 @@ class DepthRun:
     def line(self):
         """What goes into the table."""
         points = self.state["points"]
-        at = next((p for p in points if p[2] == self.hops and p[4] >= 0.9), None)
-        best = max((p[4] for p in points if p[2] == self.hops), default=None)
+        at = next((p for p in points if p[2] >= self.hops and p[4] >= 0.9), None)
+        best = max((p[4] for p in points if p[2] >= self.hops), default=None)
         return {
             "arrows": self.hops, "layers": self.layers, "method": self.method, "seed": self.seed,
             "test": self.state["test"], "best_valid_last_stage": best, "stage": self.state.get("stage"),

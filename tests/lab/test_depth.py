@@ -26,6 +26,7 @@ def points(*accuracies, stage=2):
         (points(0.1, 0.5), 3601, "time"),
         (points(0.1, 0.999), 10, "mastered"),
         (points(0.1, 0.999, stage=1), 10, ""),  # the stage before the last
+        (points(*[0.1] * 30, stage=3), 10, "stands still"),  # no_cot: its one stage comes after all of thoughts
         (points(*[0.1] * 29), 10, ""),  # too early to say
         (points(*[0.1] * 30), 10, "stands still"),
         (points(*(0.1 + i / 100 for i in range(30))), 10, ""),  # ten points in the last third
