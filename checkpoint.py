@@ -158,10 +158,10 @@ def load_checkpoint(path):
         cfg = settings(**{k: check(settings, k, v, path) for k, v in state["config"].items()})
         tok = make_tokenizer(cfg.tokenizer, state["pieces"])
         kind, config_kind = base_classes(cfg.model)
-        checked = {name: value for name, value in vars(cfg).items() if name in state["base"]}
+        checked = {name: value for name, value in vars(cfg).items() if name in state["base"]}  # sizes, by check()
         base = config_kind(**state["base"] | checked)
         for name, expected in get_type_hints(config_kind).items():
-            if not isinstance(getattr(base, name), expected | int):
+            if not isinstance(getattr(base, name), expected | int):  # an int will do for a float
                 raise ValueError(f"{name} = {shown(getattr(base, name))}")
         with torch.device("meta"):  # shapes only: the values come from the file
             model = make_model(kind(base), cfg, tok)

@@ -161,9 +161,11 @@ class Run:
         if state["data"] != self.data_keys():
             raise UserError(f"{self.last} cannot be resumed: the files in {', '.join(self.cfg.data_dir)} are others")
         try:
-            if any(type(state["progress"].get(name, now)) is not type(now) for name, now in self.progress.items()):
+            was = state["progress"]
+            changed = any(type(was.get(name, now)) is not type(now) for name, now in self.progress.items())
+            if changed or min(was["index"], was["step"]) < 0:
                 raise ValueError("somebody has changed its progress")
-            self.progress |= state["progress"]
+            self.progress |= was
             team().load_optimizer(self.objective, self.optimizer, state["optimizer"])
             self.objective.load_state_dict(state["objective"], strict=False)
             rng, cuda_rng = state["rng"][team().rank % len(state["rng"])]

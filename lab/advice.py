@@ -4,6 +4,7 @@ What a run tells its user besides: what the data is like, that it learns by hear
 train.py calls on_start and on_validation if this file is there.
 """
 
+import os
 import traceback
 from itertools import chain
 
@@ -133,8 +134,11 @@ def watch_plateau(run, valid):
 
 def compare_with_known(run, valid):
     """Say if stage 0, all steps written, ends far below what is known for its data and weights: the rest will, too."""
-    known = KNOWN.get((run.cfg.data_dir[0], run.cfg.init_from))
-    ends = run.plan[run.progress["index"]] == 0 and run.progress["step"] == run.lengths[run.progress["index"]]
+    known = KNOWN.get((os.path.normpath(run.cfg.data_dir[0]), run.cfg.init_from))
+    index, step = run.progress["index"], run.progress["step"]
+    ends = run.plan[index] == 0 and step == run.lengths[index]
     if known and ends and valid["accuracy"] < 0.75 * known:
-        print(f"  WARNING: stage 0 ends with {valid['accuracy']:.1%} right, others have {known:.0%} there:")
-        print("    docs/gsm8k.md (What your curve should look like) says what it has been with them.", flush=True)
+        print(f"  WARNING: stage 0 ends with {valid['accuracy']:.1%} right after {step:,} steps; others have")
+        print(
+            f"    {known:.0%} after the whole recipe: docs/gsm8k.md says what it was, where it went wrong.", flush=True
+        )

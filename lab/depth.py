@@ -7,14 +7,15 @@ Does depth do what thoughts do? hops with 2 and 4 arrows, from 1 to 6 layers: th
 
 Both sides have the same data, width, order of problems, initial weights and steps in each stage. A run's last stage
 ends when it is mastered, or when its accuracy has moved by less than a point over the last third of its steps, or
-after --minutes of a core. ^C stops all runs, and the same command goes on. What came out: OUT.csv, one line a run:
-accuracy, core-minutes to 90 %, and why it ended. (Linux: seconds of a core are read in /proc.)
+after --minutes of a core. ^C stops all runs, and the same command goes on. What came out: OUT.csv, a line for each
+run in OUT: accuracy, core-minutes to 90 %, and why it ended. (Linux: seconds of a core are read in /proc.)
 """
 
 if not __package__:
     raise SystemExit("error: call it as python -m lab.depth, from the project's folder")
 
 import csv
+import glob
 import json
 import os
 import signal
@@ -181,8 +182,11 @@ def main(argv):
         for run in running:
             run.stop()
             run.save()
+    names = [os.path.basename(os.path.dirname(path)) for path in glob.glob(os.path.join(args.out, "*", "depth.json"))]
+    lines = [DepthRun(args, *name.split("-")).line() for name in sorted(names)]  # also those of earlier calls
+    if not lines:
+        return 130
     with replacing(f"{args.out}.csv") as file:
-        lines = [run.line() for run in runs]
         writer = csv.DictWriter(file, lines[0])
         writer.writeheader()
         writer.writerows(lines)

@@ -278,6 +278,8 @@ def draw_depth(runs):
         for method, look in zip(methods, looks * len(methods)):
             of = [run for run in runs if (run["method"], int(run["arrows"])) == (method, arrows)]
             points = sorted((int(run["layers"]), float(run["test"])) for run in of)
+            if not points:
+                continue
             means = {layers: [right for n, right in points if n == layers] for layers, _ in points}
             x, y = [*means], [sum(values) / len(values) for values in means.values()]
             ax.plot(x, y, look, markerfacecolor="white", label=names.get(method, method), clip_on=False)

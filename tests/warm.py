@@ -1,15 +1,17 @@
 """Scripts run as a user would, without two seconds of `import torch` each: in forks of a process that has done it.
 
 That process imports libraries only. What a fork runs is a script from its first line on, in a process, a folder and an
-environment of its own.
+environment of its own; but what Python or torch read when they start (OMP_NUM_THREADS, PYTHONIOENCODING) is as it was.
 """
 
 import multiprocessing
 import os
 import runpy
+import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 TESTS = os.path.dirname(os.path.abspath(__file__))
 HERE = os.path.dirname(TESTS)
@@ -71,12 +73,17 @@ class Fork:
             try:
                 self.wait(timeout)
             except subprocess.TimeoutExpired:
-                self.process.kill()
+                self.kill()
                 raise
         return tuple(text.result() for text in said)
 
     def send_signal(self, number):
         os.kill(self.pid, number)
+
+    def kill(self):
+        """It, and what it has started: who holds a pipe would be waited for."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
 
     def __enter__(self):
         return self
@@ -85,7 +92,7 @@ class Fork:
         self.stdout.close()
         self.stderr.close()
         if error[0]:
-            self.process.kill()
+            self.kill()
         self.process.join()
 
 
