@@ -139,6 +139,4 @@ def compare_with_known(run, valid):
     ends = run.plan[index] == 0 and step == run.lengths[index]
     if known and ends and valid["accuracy"] < 0.75 * known:
         print(f"  WARNING: stage 0 ends with {valid['accuracy']:.1%} right after {step:,} steps; others have")
-        print(
-            f"    {known:.0%} after the whole recipe: docs/gsm8k.md says what it was, where it went wrong.", flush=True
-        )
+        print(f"    {known:.0%} after the whole recipe: docs/gsm8k.md says what had gone wrong elsewhere", flush=True)
