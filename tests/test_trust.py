@@ -55,7 +55,7 @@ def data_dir(tmp_path, monkeypatch):
 
 def test_killed_at_random_moments_and_resumed_equals_never_stopped(data_dir):
     """Catches a checkpoint that is half written or incomplete, and a log with gaps or doubled steps."""
-    rng, kills, steps = random.Random(6), 20 if LONG else 4, 700 if LONG else 80
+    rng, kills, steps = random.Random(6), 20 if LONG else 3, 700 if LONG else 80
     flags = [*FLAGS, f"--steps={steps}"]
     assert finish([*flags, "--out_dir=whole"]) == (0, "")
     n_resumed, began = 0, time.monotonic()
@@ -205,7 +205,7 @@ def mutated_file(rng, problems):
 
 def test_broken_data_files(data_dir, capsys, monkeypatch):
     """Catches tracebacks, endless loops, and files written elsewhere."""
-    rng, n, outcomes = random.Random(0), 2000 if LONG else 80, {0: 0, 2: 0}
+    rng, n, outcomes = random.Random(0), 2000 if LONG else 60, {0: 0, 2: 0}
     problems = json.load(open("data/train.json"))[:4]
     for name in ("train", "valid", "test"):
         json.dump(problems, open(f"data/{name}.json", "w"))

@@ -4,6 +4,8 @@ The benchmark measures what it says (bench.py).
 Each test names the mistake that it would catch.
 """
 
+import os
+
 import numpy as np
 import pytest
 from helpers import command, only_with
@@ -36,6 +38,8 @@ def test_the_benchmark_measures_feedbacks(monkeypatch, capsys):
 )
 def test_the_benchmark_measures(flags, names, tmp_path):
     """Catches a benchmark that does not run, and one that takes time for what nobody has asked for."""
+    if "--fast" in flags and os.environ.get("TRUST") != "long":
+        pytest.skip("ten seconds more: TRUST=long")
     done = command(tmp_path, "speed.bench", "--thoughts=0,2", "--batch_size=2", "--rounds=1", *flags)
     assert done.returncode == 0, done.stderr
     found = values(done.stdout)

@@ -72,8 +72,8 @@ CASES = {
     "sets_shard": f"--method=no_curriculum+sets {GRAPHS} --speed=shard",
     "sets_shard_shared": f"--method=no_curriculum+sets {GRAPHS} --speed=shard --questions=3",
 }
-# what another case stands for, unless TRUST=long: each loss is there, each split of the weights
-ALIKE = {"coconut", "codi_shard", "stop", "sets_shard"}
+# what another case stands for, unless TRUST=long: a loss that depends on who has which rows, weights apart or not
+ALIKE = {"coconut", "codi_shard", "pccot", "lotus", "stop", "sets", "sets_shard"}
 
 
 def test_two_processes_equal_one(tmp_path, monkeypatch):
