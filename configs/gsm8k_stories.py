@@ -7,7 +7,7 @@ GSM8K's stories with small new numbers, from random weights on a CPU, all steps 
     python train.py configs/gsm8k_stories.py
 
 Run to the end (seed 1): 94.8 % of 1,000 test problems, stories that were trained on with numbers that were not; of
-stories never seen 3.0 %. Some 70 minutes of a core with AMX.
+stories never seen 3.0 %. 0.4 to 0.5 s a step on an idle core with AMX.
 """
 
 # first bare equations, which are short and teach copying and arithmetic; then stories, with equations among them
